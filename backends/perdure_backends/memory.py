@@ -1,0 +1,159 @@
+"""Bytes in this process's memory: `memory:` is private, `memory:NAME` is one shared space for each name."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
+from typing import NoReturn, Self
+
+from perdure.errors import BackendError, NotFoundError, NotModified, PolicyError, PreconditionError
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+
+
+class _Space:
+    """What all backends of one name share."""
+
+    __slots__ = ("__weakref__", "blobs", "lock", "versions")
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, Blob] = {}
+        self.lock = threading.Lock()
+        self.versions = count(1)  # never goes back, so an ETag is never used twice, deletes included
+
+
+_named: dict[str, _Space] = {}
+_spaces: weakref.WeakSet[_Space] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    # A fork copies a lock that another thread of the parent may hold just now, and nobody here would release it.
+    for space in list(_spaces):
+        space.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+class MemoryBackend(Backend):
+    """Values in a dict under one lock. Thread-safe; gone with the process; a forked child goes on with its own copy.
+
+    Args:
+        name: Backends of one name share one space; `""` is a space of its own.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.place = f"memory:{name}"
+        self._space = _named.setdefault(name, _Space()) if name else _Space()
+        _spaces.add(self._space)
+        self._blobs = self._space.blobs
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, location: str) -> Self:
+        """Open `memory:NAME`."""
+        return cls(location.strip("/"))
+
+    def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
+        try:
+            blob = self._blobs[key]
+        except (KeyError, TypeError):
+            self._absent(key)
+        if blob.etag == if_none_match:
+            raise NotModified(key=key, place=self.place)
+        return blob
+
+    def _absent(self, key: str) -> NoReturn:
+        self._check_open()
+        raise NotFoundError(key=check_key(key), place=self.place) from None
+
+    def head(self, key: str) -> Meta:
+        data, etag, modified = self.get(key)
+        return Meta(key, etag, len(data), modified)
+
+    def contains(self, key: str) -> bool:
+        if key in self._blobs:
+            return True
+        self._check_open()
+        check_key(key)
+        return False
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        self._check_open()
+        check_key(key)
+        data = bytes(data)
+        space = self._space
+        with space.lock:
+            self._check_condition(key, if_match)
+            etag = ETag(str(next(space.versions)))
+            self._blobs[key] = Blob(data, etag, time.time())
+        return etag
+
+    def delete(self, key: str, *, if_match: ETag | None = None) -> None:
+        self._check_open()
+        check_key(key)
+        with self._space.lock:
+            self._check_condition(key, if_match)
+            self._blobs.pop(key, None)
+
+    def scan(self, prefix: str = "") -> Iterator[Meta]:
+        check_prefix(prefix)
+        self._check_open()
+        with self._space.lock:
+            found = [item for item in self._blobs.items() if item[0].startswith(prefix)]
+        return (Meta(key, blob.etag, len(blob.data), blob.modified) for key, blob in found)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        check_prefix(prefix)
+        self._check_open()
+        with self._space.lock:
+            return iter([key for key in self._blobs if key.startswith(prefix)])
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
+        self._check_open()
+        blobs = self._blobs
+        found = ((check_key(key), blobs.get(key)) for key in keys)
+        return {key: blob for key, blob in found if blob is not None}
+
+    def put_many(self, items: Mapping[str, Buffer]) -> dict[str, ETag]:
+        for key in items:
+            check_key(key)  # all before the first, so that a bad key changes nothing
+        return super().put_many(items)
+
+    def close(self) -> None:
+        self._closed = True
+        self._blobs = {}
+
+    def guarantees(self) -> Guarantees:
+        return Guarantees(
+            durable="nothing: gone when the process ends",
+            shared="threads of this process" + (" that open the same name" if self.place != "memory:" else ""),
+            swap="one lock",
+            limits="keys of 253 characters a segment; values as memory allows",
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise PolicyError(
+            "a memory backend cannot be pickled: another process would see a copy, not the data",
+            place=self.place,
+            hint="Use a folder, sqlite: or s3: to share between processes.",
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
+
+    def _check_condition(self, key: str, condition: Condition) -> None:
+        if condition is None:
+            return
+        blob = self._blobs.get(key)
+        if condition is ABSENT:
+            if blob is not None:
+                raise PreconditionError("the key exists already", key=key, place=self.place)
+        elif blob is None or blob.etag != condition:
+            state = "absent" if blob is None else "another version by now"
+            raise PreconditionError(f"the value is {state}", key=key, place=self.place, hint="Read it again.")

@@ -1,0 +1,56 @@
+"""perdure: program state that lasts, across restarts, processes and machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import (
+        BackendError,
+        CodecError,
+        ConflictError,
+        IntegrityError,
+        InvalidKeyError,
+        MissingExtraError,
+        NotFoundError,
+        NotModified,
+        PerdureError,
+        PolicyError,
+        PreconditionError,
+        UnavailableError,
+        UnknownOutcomeError,
+        UntrustedError,
+        UsageError,
+    )
+    from .keys import SafeStrTuple, replace_unsafe_chars
+    from .protocol import ABSENT, AsyncBackend, Backend, Blob, ETag, Meta
+    from .registry import open_backend
+
+# Where each public name lives. Loaded at first use: `import perdure` alone costs about a millisecond.
+_homes = {
+    "errors": (
+        "BackendError CodecError ConflictError IntegrityError InvalidKeyError MissingExtraError NotFoundError NotModified "
+        "PerdureError PolicyError PreconditionError UnavailableError UnknownOutcomeError UntrustedError UsageError"
+    ),
+    "keys": "SafeStrTuple replace_unsafe_chars",
+    "protocol": "ABSENT AsyncBackend Backend Blob ETag Meta",
+    "registry": "open_backend",
+}
+_home = {name: module for module, names in _homes.items() for name in names.split()}
+
+__all__ = ["__version__", *_home]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _home:
+        raise AttributeError(f"module 'perdure' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".{_home[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_home})

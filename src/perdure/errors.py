@@ -1,0 +1,192 @@
+"""Everything perdure raises, one class for each *reaction* a caller can have.
+
+::
+
+    PerdureError
+    ├── NotFoundError (KeyError)          the key is absent: create it, or use a default
+    ├── NotModified                       `get(if_none_match=...)`: keep using what you have
+    ├── PreconditionError                 somebody else was first: read again, decide again
+    │   └── ConflictError                 ... and every retry lost as well
+    ├── InvalidKeyError (ValueError)      the key can never work here: change the key
+    ├── CodecError (ValueError)           the value cannot be written, or what is stored cannot be read
+    │   ├── IntegrityError                the stored bytes are damaged
+    │   └── UntrustedError                reading them could run code, or their signature does not fit
+    ├── PolicyError (TypeError)           read-only, write-once, append-only: not allowed here by design
+    ├── UsageError (ValueError)           a URL, an option or a setting is wrong: change the call
+    ├── MissingExtraError (ImportError)   an optional dependency is not installed: the message says what to type
+    └── BackendError (OSError)            the place itself failed
+        ├── UnavailableError              ... for the moment: the same call may work later
+        └── UnknownOutcomeError           ... and the write may or may not have happened
+
+Each error says which key, in which place, and what to do next, and keeps these as the attributes `key`, `place` and `hint`.
+Whatever a driver or the operating system raised is the `__cause__`. All of them survive pickling, so they cross process pools.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+__all__ = [
+    "BackendError",
+    "CodecError",
+    "ConflictError",
+    "IntegrityError",
+    "InvalidKeyError",
+    "MissingExtraError",
+    "NotFoundError",
+    "NotModified",
+    "PerdureError",
+    "PolicyError",
+    "PreconditionError",
+    "UnavailableError",
+    "UnknownOutcomeError",
+    "UntrustedError",
+    "UsageError",
+]
+
+
+class PerdureError(Exception):
+    """The root of the tree; catches everything perdure raises on purpose.
+
+    Args:
+        problem: What went wrong, without a full stop.
+        key: The key concerned, as the layer that raises knows it (`"a/b"` in a backend, a tuple in a dict).
+        place: Where: a URL without secrets.
+        hint: What to do next, as a full sentence.
+    """
+
+    def __init__(self, problem: str = "", *, key: object = None, place: str | None = None, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.key = key
+        self.place = place
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = "" if self.key is None else f"key {_spell(self.key)}"
+        if self.place:
+            where += f" in {self.place}" if where else f"in {self.place}"
+        text = ": ".join(part for part in (where, self.problem) if part)
+        return f"{text}. {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own __reduce__ calls cls(*args) and so loses, or trips over, keyword arguments.
+        return _revive, (type(self), self.args), self.__dict__
+
+    def at(self, key: object = None, place: str | None = None) -> Self:
+        """Fill in the key or the place where they are still unknown, and return the same error."""
+        if self.key is None:
+            self.key = key
+        if self.place is None:
+            self.place = place
+        return self
+
+
+def _spell(key: object) -> str:
+    spelled = repr("/".join(key)) if isinstance(key, tuple) and all(isinstance(k, str) for k in key) else repr(key)
+    return spelled if len(spelled) <= 300 else f"{spelled[:60]}...{spelled[-10:]}"
+
+
+def _revive(cls: type[PerdureError], args: tuple[Any, ...]) -> PerdureError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    return error
+
+
+class NotFoundError(PerdureError, KeyError):
+    """There is nothing under this key."""
+
+    def __init__(
+        self, problem: str = "not found", *, key: object = None, place: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(problem, key=key, place=place, hint=hint)
+
+
+class NotModified(PerdureError):
+    """`get(if_none_match=etag)` found the same ETag: what the caller holds is still current."""
+
+
+class PreconditionError(PerdureError):
+    """`if_match` did not hold: the value is another one, absent, or (for `ABSENT`) already there. Nothing was changed."""
+
+
+class ConflictError(PreconditionError):
+    """Every attempt of a read-change-write loop lost against another writer.
+
+    Attributes:
+        attempts: How many times it was tried.
+    """
+
+    attempts: int = 0
+
+
+class InvalidKeyError(PerdureError, ValueError):
+    """The key breaks the grammar, or is too long for this place. Raised before any input or output."""
+
+
+class CodecError(PerdureError, ValueError):
+    """A value cannot be encoded (nothing was written) or stored bytes cannot be decoded (nothing was changed)."""
+
+
+class IntegrityError(CodecError):
+    """The stored bytes are not what was written: flipped, cut, zeroed or foreign."""
+
+
+class UntrustedError(CodecError):
+    """Decoding could run code and was not opted into, or a signature is missing, wrong, or made with another key."""
+
+
+class PolicyError(PerdureError, TypeError):
+    """The place or the dict refuses this kind of change by design: read-only, write-once or append-only."""
+
+
+class UsageError(PerdureError, ValueError):
+    """The call itself is wrong: an unknown scheme or option, or settings that contradict what the place was written with."""
+
+
+class MissingExtraError(PerdureError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        module: The module that could not be imported, such as `"boto3"`.
+        extra: The extra of this distribution that brings it, such as `"s3"`.
+    """
+
+    def __init__(self, module: str = "", extra: str = "") -> None:
+        super().__init__(f"{module} is not installed", hint=f"Type: pip install 'perdure[{extra}]'")
+
+
+class BackendError(PerdureError, OSError):
+    """The place failed: disk full, permission denied, bucket missing, database damaged, backend closed."""
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        key: object = None,
+        place: str | None = None,
+        hint: str | None = None,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(problem, key=key, place=place, hint=hint)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # `errno` lives in a C slot of OSError, not in __dict__.
+        return _revive, (type(self), self.args), self.__dict__ | {"errno": self.errno}
+
+
+class UnavailableError(BackendError):
+    """The place cannot be reached or is too busy at the moment; nothing was changed and the same call may work later."""
+
+
+class UnknownOutcomeError(BackendError):
+    """A write was sent, its answer was lost, and it cannot be told any more whether it took effect.
+
+    Never reported as success, never as conflict. Read the key to see what is there now.
+
+    Attributes:
+        token: The unique token of the write, as the backend recorded it; for logs.
+    """
+
+    token: str | None = None

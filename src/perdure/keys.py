@@ -1,0 +1,186 @@
+"""The key grammar, the same in every place: tuples of safe names, which backends see as `"a/b/c"`.
+
+A *segment* is 1 to 253 characters out of 69: ASCII letters, digits and `( ) _ - ~ . =`, and is neither `.` nor `..`.
+Such a name is legal on every file system, in every bucket and in a URL, cannot climb out of its store, has one spelling
+only (no unicode look-alikes), and needs no quoting in a shell or a listing.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Self
+
+from .errors import InvalidKeyError
+
+SAFE_CHARS: Final = frozenset(string.ascii_letters + string.digits + "()_-~.=")
+MAX_SEGMENT: Final = 253
+
+_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9()_\-~.=]{1,253}"
+_match_segment = re.compile(rf"{_SEGMENT}\Z").match
+_match_key = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*\Z").match
+_match_prefix = re.compile(rf"(?:{_SEGMENT}/)*\Z").match
+_unsafe = re.compile(r"[^A-Za-z0-9()_\-~.=]")
+
+
+def check_key(key: str) -> str:
+    """Return `key` when it is a legal key such as `"a"` or `"a/b"`, else raise `InvalidKeyError`. No input or output."""
+    if is_key(key):
+        return key
+    raise _complaint(key, key.split("/") if isinstance(key, str) else (key,))
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` when it is `""` or a legal key followed by `"/"`, else raise `InvalidKeyError`."""
+    if isinstance(prefix, str) and _match_prefix(prefix):
+        return prefix
+    hint = f"Try {prefix.rstrip('/') + '/'!r}." if isinstance(prefix, str) and is_key(prefix.rstrip("/")) else None
+    raise InvalidKeyError("a prefix is empty, or a key followed by '/'", key=prefix, hint=hint)
+
+
+def is_key(key: object) -> bool:
+    """Tell whether `key` is a legal key; for names that others put into a store, which are skipped, not reported."""
+    return isinstance(key, str) and _match_key(key) is not None
+
+
+def join_key(key: object) -> str:
+    """Spell what a user wrote between square brackets (`"a"`, `("a", "b")`, nested sequences) as a backend's `"a/b"`.
+
+    Raises:
+        InvalidKeyError: Empty, not made of strings, or a segment breaks the grammar. A `/` inside a segment is refused:
+            `d["a/b"]` would otherwise mean the same item as `d["a", "b"]` by accident.
+    """
+    if type(key) is str:
+        if _match_segment(key):
+            return key
+    elif type(key) is SafeStrTuple:
+        if key:
+            return "/".join(key)
+    elif type(key) is tuple:
+        try:
+            joined = "/".join(key)
+        except TypeError:
+            pass  # nested, or not made of strings: flattened below
+        else:
+            if joined.count("/") == len(key) - 1 and _match_key(joined):
+                return joined
+    segments = tuple(_flatten(key, key))
+    if not segments:
+        raise InvalidKeyError("a key needs at least one segment", key=key, hint="Use a name such as d['a'] or d['a', 'b'].")
+    for segment in segments:
+        if not _match_segment(segment):
+            raise _complaint(key, segments)
+    return "/".join(segments)
+
+
+def split_key(key: str) -> SafeStrTuple:
+    """Turn a backend's `"a/b"`, which is known to be legal, into the tuple that a user sees."""
+    return tuple.__new__(SafeStrTuple, key.split("/"))
+
+
+def replace_unsafe_chars(text: str, replacement: str) -> str:
+    """Make any text usable as a segment: every character outside the 69 safe ones becomes `replacement`.
+
+    The result is not checked: it may still be too long, empty, or equal for two different texts.
+    """
+    return _unsafe.sub(lambda _: replacement, text)
+
+
+class SafeStrTuple(tuple[str, ...]):
+    """A key as dicts hand it out: an immutable tuple of safe names, here called segments.
+
+    It is a real tuple (it sorts, unpacks and slices as one) and equals whatever you may write between the square
+    brackets: `SafeStrTuple("a") == "a" == ("a",)`. A key of one segment also *hashes* like that segment, so
+    `"a" in set(d)` and `dict(d)["a"]` work; a longer one hashes like the plain tuple.
+
+    Args:
+        *parts: Strings, sequences of them, and other keys in any nesting, flattened from left to right.
+
+    Raises:
+        InvalidKeyError: A segment breaks the grammar (see `perdure.keys`) or is not a string.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *parts: Any) -> Self:
+        segments = tuple(_flatten(parts, parts))
+        for segment in segments:
+            if not _match_segment(segment):
+                raise _complaint(segments, segments)
+        return super().__new__(cls, segments)
+
+    @property
+    def strings(self) -> tuple[str, ...]:
+        """The segments as a plain tuple."""
+        return tuple(self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return len(self) == 1 and self[0] == other
+        if isinstance(other, list):
+            return tuple.__eq__(self, tuple(other))
+        return tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[0]) if len(self) == 1 else tuple.__hash__(self)
+
+    # The sum of keys is a key again, which is stricter than the sum of tuples.
+    def __add__(self, other: Any) -> SafeStrTuple:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        return SafeStrTuple(self, other)
+
+    def __radd__(self, other: Any) -> SafeStrTuple:
+        return SafeStrTuple(other, self)
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({tuple.__repr__(self)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (tuple(self),)
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...]]:
+        return (tuple(self),)
+
+
+def _flatten(part: object, whole: object) -> Iterable[str]:
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Sequence) and not isinstance(part, (Mapping, bytes, bytearray, memoryview, range)):
+        for inner in part:
+            yield from _flatten(inner, whole)
+    else:
+        kind = "bytes" if isinstance(part, (bytes, bytearray)) else type(part).__name__
+        raise InvalidKeyError(
+            f"a key is made of strings, and this one holds {'an' if kind[0] in 'aeio' else 'a'} {kind}",
+            key=whole,
+            hint="Convert it to text first, for example with str().",
+        )
+
+
+def _complaint(key: object, segments: Iterable[object]) -> InvalidKeyError:
+    """Say which segment is wrong, why, and what would do."""
+    for segment in segments:
+        if not isinstance(segment, str):
+            return InvalidKeyError(f"a key is text, not {type(segment).__name__}", key=key)
+        if segment == "":
+            return InvalidKeyError("a segment is empty", key=key, hint="Leave it out: no leading, trailing or double '/'.")
+        if segment in (".", ".."):
+            return InvalidKeyError(f"a segment may not be {segment!r}", key=key, hint="It would name a folder, not a value.")
+        if len(segment) > MAX_SEGMENT:
+            text = f"a segment has {len(segment)} characters, and {MAX_SEGMENT} are the most"
+            return InvalidKeyError(text, key=key, hint="Split it into several segments, or use a hash of it.")
+        unsafe = sorted(set(segment) - SAFE_CHARS)
+        if unsafe == ["/"]:
+            spelled = ", ".join(map(repr, segment.strip("/").split("/")))
+            return InvalidKeyError("a segment may not contain '/'", key=key, hint=f"For levels use a tuple: d[{spelled}].")
+        if unsafe:
+            text = f"{', '.join(map(repr, unsafe[:5]))} cannot stand in a key (letters, digits and ()_-~.= can)"
+            hint = f"perdure.replace_unsafe_chars(text, '_') gives {replace_unsafe_chars(segment, '_')[:40]!r}."
+            return InvalidKeyError(text, key=key, hint=hint)
+    return InvalidKeyError("not a legal key", key=key)

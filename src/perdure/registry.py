@@ -1,0 +1,155 @@
+"""From a URL to a backend: `open_backend("s3://bucket/prefix")`.
+
+The built-in schemes are a table of strings, so that nothing is imported before it is used. Other distributions add a scheme
+with one entry point in the group `perdure.backends`::
+
+    [project.entry-points."perdure.backends"]
+    gopher = "my_package.gopher:GopherBackend"
+
+The class has a classmethod `from_url(location, **options)`: `location` is the URL without scheme and query, and its
+keyword-only parameters are the options, whose defaults tell how text from a query is converted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+from urllib.parse import parse_qsl
+
+from .errors import MissingExtraError, UsageError
+from .protocol import Backend
+
+ENTRY_POINT_GROUP = "perdure.backends"
+
+# scheme -> (where the class is, the extra that brings its dependencies)
+_known: dict[str, tuple[str, str]] = {
+    "file": ("perdure_backends.file:FileBackend", ""),
+    "sqlite": ("perdure_backends.sqlite:SQLiteBackend", ""),
+    "s3": ("perdure_backends.s3:S3Backend", "s3"),
+    "memory": ("perdure_backends.memory:MemoryBackend", ""),
+    "null": ("perdure_backends.null:NullBackend", ""),
+}
+
+
+def register(scheme: str, target: str, *, extra: str = "") -> None:
+    """Add or replace a scheme for this process.
+
+    Args:
+        scheme: What stands before the colon of a URL.
+        target: `"package.module:Class"`, imported at first use.
+        extra: The extra of perdure to name when that import lacks a dependency.
+    """
+    _known[scheme] = (target, extra)
+
+
+def schemes() -> list[str]:
+    """All known schemes, those of installed distributions included."""
+    return sorted({*_known, *(point.name for point in _entry_points())})
+
+
+def open_backend(where: str | os.PathLike[str], **options: Any) -> Backend:
+    """Open the place that a URL or a path names.
+
+    Args:
+        where: A path (a folder), `file:PATH`, `sqlite:///relative.db` or `sqlite:////absolute.db`, `s3://bucket/prefix`,
+            `memory:NAME`, `null:`, or a scheme of an installed distribution. Options may stand in its query:
+            `file:data?sync=normal`. An `os.PathLike` and a text without a scheme are taken literally, `?` included.
+        **options: Options of that backend, as keyword arguments.
+
+    Returns:
+        A backend; nothing is created on disk and no request is sent before its first use.
+
+    Raises:
+        UsageError: Unknown scheme or option (the message suggests the nearest known one), or a malformed URL.
+        MissingExtraError: The backend's dependencies are not installed; the message says what to type.
+        BackendError: The place exists and is something else.
+    """
+    scheme, location, query = _split(where)
+    factory = _factory(scheme, os.fspath(where))
+    known: Mapping[str, Any] = getattr(factory, "__kwdefaults__", None) or {}
+    for name, text in query:
+        if name in options:
+            raise UsageError(f"the option {name!r} is given twice", place=_bare(where), hint="Keep one of the two.")
+        _require(name, known, scheme)
+        options[name] = _convert(name, text, known[name], where)
+    for name in options:
+        _require(name, known, scheme)
+    return factory(location, **options)
+
+
+def _split(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str]]]:
+    text = os.fspath(where)
+    if not isinstance(text, str):
+        raise UsageError(f"a place is given as text or as a path of text, not as {type(text).__name__}")
+    if text == "" or "\0" in text:
+        raise UsageError(f"{text!r} is not a place", hint="Give a folder or a URL such as sqlite:///app.db.")
+    scheme, colon, rest = text.partition(":")
+    # A single letter before the colon is a Windows drive, and a separator before it is just a strange folder name.
+    if not isinstance(where, str) or not colon or len(scheme) < 2 or not scheme.replace("+", "").isalnum():
+        return "file", text, []
+    location, _, query = rest.partition("?")
+    return scheme.lower(), location, parse_qsl(query, keep_blank_values=True)
+
+
+def _bare(where: str | os.PathLike[str]) -> str:
+    return os.fspath(where).partition("?")[0]
+
+
+def _factory(scheme: str, text: str) -> Callable[..., Backend]:
+    if scheme in _known:
+        target, extra = _known[scheme]
+        module, _, name = target.partition(":")
+        try:
+            cls = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            if not extra or (error.name or "").partition(".")[0] == module.partition(".")[0]:
+                raise
+            raise MissingExtraError(error.name or "?", extra) from error
+    else:
+        for point in _entry_points():
+            if point.name == scheme:
+                cls = point.load()
+                break
+        else:
+            hint = _nearest(scheme, schemes(), "For a folder of that name write ./" + text.partition("?")[0])
+            raise UsageError(f"no backend is known for {scheme!r}", hint=hint)
+    factory: Callable[..., Backend] = cls.from_url
+    return factory
+
+
+def _entry_points() -> Iterable[Any]:
+    from importlib.metadata import entry_points  # 20 ms, so only when the table did not know
+
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
+def _require(name: str, known: Mapping[str, Any], scheme: str) -> None:
+    if name not in known:
+        raise UsageError(f"{scheme}: has no option {name!r}", hint=_nearest(name, known, "It has no options."))
+
+
+def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    from difflib import get_close_matches
+
+    known = sorted(known)
+    close = get_close_matches(word, known, 1, 0.5)
+    listing = f"Known: {', '.join(known)}." if known else ""
+    return f"Did you mean {close[0]!r}? {listing}" if close else " ".join(filter(None, (listing, otherwise.rstrip(".") + ".")))
+
+
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _convert(name: str, text: str, default: Any, where: str | os.PathLike[str]) -> Any:
+    """Convert text from a query to the type of the option's default; `None` means text."""
+    try:
+        if isinstance(default, bool):
+            return _WORDS[text.lower()]
+        if isinstance(default, (int, float)):
+            return type(default)(text)
+    except (KeyError, ValueError):
+        kind = "yes or no" if isinstance(default, bool) else "a number"
+        raise UsageError(f"the option {name!r} needs {kind}, not {text!r}", place=_bare(where)) from None
+    return text
