@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from typing import Self
 
 from perdure.errors import BackendError, NotFoundError, PreconditionError
-from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
-
-_versions = count(1)
+from perdure.protocol import ABSENT, NOT_KEPT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
 
 
 class NullBackend(Backend):
@@ -37,7 +34,7 @@ class NullBackend(Backend):
         memoryview(data)  # the same TypeError as anywhere else for something that is not bytes
         if if_match is not None and if_match is not ABSENT:
             raise PreconditionError("the value is absent", key=key, place=self.place)
-        return ETag(str(next(_versions)))
+        return NOT_KEPT
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         self._check(key)
@@ -45,7 +42,7 @@ class NullBackend(Backend):
             raise PreconditionError("the value is absent", key=key, place=self.place)
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
-        self._check(None)
+        self._check_open()
         check_prefix(prefix)
         return iter(())
 
@@ -55,8 +52,10 @@ class NullBackend(Backend):
     def guarantees(self) -> Guarantees:
         return Guarantees("nothing: every value is gone at once", "everybody", "nothing to swap", "none")
 
-    def _check(self, key: str | None) -> None:
+    def _check(self, key: str) -> None:
+        self._check_open()
+        check_key(key)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
-        if key is not None:
-            check_key(key)

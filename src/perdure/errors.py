@@ -20,6 +20,7 @@
 
 Each error says which key, in which place, and what to do next, and keeps these as the attributes `key`, `place` and `hint`.
 Whatever a driver or the operating system raised is the `__cause__`. All of them survive pickling, so they cross process pools.
+The one warning, `UntrustedWarning`, stands outside this tree.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = [
     "UnavailableError",
     "UnknownOutcomeError",
     "UntrustedError",
+    "UntrustedWarning",
     "UsageError",
 ]
 
@@ -100,6 +102,8 @@ class NotFoundError(PerdureError, KeyError):
         self, problem: str = "not found", *, key: object = None, place: str | None = None, hint: str | None = None
     ) -> None:
         super().__init__(problem, key=key, place=place, hint=hint)
+        if key is not None:
+            self.args = (key,)  # where code that catches a dict's KeyError looks for it
 
 
 class NotModified(PerdureError):
@@ -137,7 +141,17 @@ class UntrustedError(CodecError):
 
 
 class PolicyError(PerdureError, TypeError):
-    """The place or the dict refuses this kind of change by design: read-only, write-once or append-only."""
+    """The place or the dict refuses this value or this kind of change by design: read-only, write-once, append-only.
+
+    Attributes:
+        policy: Which policy: `"append-only"`, `"write-once"`, `"read-only"`; `None` where it is about the value.
+    """
+
+    policy: str | None = None
+
+
+class UntrustedWarning(UserWarning):
+    """A codec that can run code reads from a place where others may write, and nothing is signed. Not an error."""
 
 
 class UsageError(PerdureError, ValueError):

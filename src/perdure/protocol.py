@@ -25,6 +25,7 @@ from .keys import check_key, check_prefix, is_key
 
 __all__ = [
     "ABSENT",
+    "NOT_KEPT",
     "AsyncBackend",
     "Backend",
     "Blob",
@@ -41,6 +42,10 @@ __all__ = [
 ETag = NewType("ETag", str)
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """What `put` takes. `get` always returns `bytes`."""
+
+
+NOT_KEPT: Final = ETag("")
+"""What `put` returns where nothing is kept: the write was taken, and the key is absent."""
 
 
 class _Absent(enum.Enum):
@@ -110,9 +115,11 @@ class Backend(Protocol):
 
     Attributes:
         place: Where this is, as a URL without secrets; it stands in every message.
+        shared_by_machines: Whether other machines commonly write here. A codec that can run code is warned about then.
     """
 
     place: str
+    shared_by_machines: bool = False
 
     @abstractmethod
     def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
@@ -143,6 +150,9 @@ class Backend(Protocol):
             key: Such as `"a/b"`.
             data: The bytes; not kept after the call returns.
             if_match: `None` overwrites, `ABSENT` creates, an ETag swaps exactly that version.
+
+        Returns:
+            The new ETag; `NOT_KEPT` where nothing is kept.
 
         Raises:
             PreconditionError: `if_match` did not hold; nothing was changed. An absent key matches no ETag.
@@ -200,12 +210,17 @@ class Backend(Protocol):
         return found
 
     def put_many(self, items: Mapping[str, Buffer]) -> dict[str, ETag]:
-        """Overwrite several values; each put is atomic, the whole need not be. The first error is raised."""
+        """Overwrite several values; each put is atomic, the whole need not be. The first error is raised.
+
+        All keys are checked before the first put, so that an illegal one changes nothing.
+        """
+        for key in items:
+            check_key(key)
         return {key: self.put(key, data) for key, data in items.items()}
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        """Remove several values, absent ones included. The first error is raised."""
-        for key in keys:
+        """Remove several values, absent ones included. All keys are checked first. The first error is raised."""
+        for key in [check_key(key) for key in keys]:
             self.delete(key)
 
     def recorded(self) -> dict[str, str]:
