@@ -1,0 +1,100 @@
+"""Promises about listings: lazy, alive while others write, and what stays is listed exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from ..errors import BackendError, NotFoundError
+from ..protocol import Backend, Meta
+from .kit import Kit
+
+
+def _names(metas: Iterator[Meta]) -> Iterator[str]:
+    return (meta.key for meta in metas)
+
+
+class Listing(Kit):
+    """One listing, and what happens to the place meanwhile."""
+
+    def _fill(self, backend: Backend, count: int) -> set[str]:
+        keys = {f"{number % 7}/{number}" if number % 3 else f"{number}" for number in range(count)}
+        backend.put_many({key: key.encode() for key in keys})
+        return keys
+
+    def test_every_key_is_listed_once(self, backend: Backend) -> None:
+        keys = self._fill(backend, self.rounds(400))
+        assert Counter(meta.key for meta in backend.scan()) == Counter(keys)
+        assert Counter(backend.keys()) == Counter(keys)
+        assert {meta.key: meta.size for meta in backend.scan()} == {key: len(key) for key in keys}
+
+    def test_a_listing_survives_the_end_of_everything_it_lists(self, backend: Backend) -> None:
+        keys = self._fill(backend, 50)
+        listings = [_names(backend.scan()), backend.keys(), _names(backend.scan("1/")), backend.keys("1/")]
+        for listing in listings:
+            next(listing)
+        backend.delete_many(keys)
+        for listing in listings:
+            assert set(listing) <= keys
+        assert list(backend.scan()) == []
+
+    def test_what_stays_is_listed_exactly_once_while_the_rest_comes_and_goes(
+        self, backend: Backend, another: Callable[[], Backend]
+    ) -> None:
+        other = another()
+        stays = {f"stays/{number}" for number in range(20)} | {f"stay-{number}" for number in range(20)}
+        goes = [f"goes/{number}" for number in range(20)] + [f"{number}-goes" for number in range(20)]
+        backend.put_many(dict.fromkeys([*stays, *goes], b"1"))
+        comes: list[str] = []
+        for listing in (_names(backend.scan()), backend.keys()):
+            seen: Counter[str] = Counter()
+            step = 0
+            for step, key in enumerate(listing):
+                seen[key] += 1
+                if goes:
+                    other.delete(goes.pop())
+                comes.append(f"comes/{len(comes)}" if step % 2 else f"{len(comes)}-comes")
+                other.put(comes[-1], b"2")
+                other.put(f"stays/{step % 20}", b"again %d" % step)  # a rewritten value has not gone meanwhile
+                if step > 500:
+                    break  # a place may go on listing what is put before its eyes
+            if step <= 500:
+                assert {key: seen[key] for key in stays} == dict.fromkeys(stays, 1)
+            assert max(seen.values()) == 1
+
+    def test_a_listing_may_be_dropped_half_way(self, backend: Backend) -> None:
+        keys = self._fill(backend, 50)
+        for _ in range(20):
+            next(backend.scan())
+            next(backend.keys("1/"))
+        kept = [backend.scan() for _ in range(10)]  # begun, or not even begun, and never finished
+        for listing in kept[:5]:
+            next(listing)
+        backend.put("new", b"1")
+        backend.delete("new")
+        assert set(backend.keys()) == keys
+
+    def test_two_listings_do_not_disturb_each_other(self, backend: Backend) -> None:
+        keys = self._fill(backend, 60)
+        pairs = list(zip(backend.scan(), backend.scan(), strict=True))
+        assert {one.key for one, _ in pairs} == {other.key for _, other in pairs} == keys
+
+    def test_reading_and_deleting_while_listing(self, backend: Backend) -> None:
+        keys = self._fill(backend, 60)
+        for meta in backend.scan():
+            assert backend.get(meta.key, if_none_match=None).data == meta.key.encode()
+            backend.delete(meta.key, if_match=meta.etag)
+            keys.remove(meta.key)
+        assert keys == set()
+        assert list(backend.keys()) == []
+
+    def test_closing_during_a_listing_ends_it(self, backend: Backend) -> None:
+        keys = self._fill(backend, 60)
+        listing = backend.scan()
+        next(listing)
+        backend.close()
+        try:
+            for meta in listing:
+                assert meta.key in keys
+        except (BackendError, NotFoundError):
+            pass  # both an early end and an error of ours are fine, anything else is not
