@@ -129,7 +129,7 @@ class SafeStrTuple(tuple[str, ...]):
         return hash(self[0]) if len(self) == 1 else tuple.__hash__(self)
 
     # The sum of keys is a key again, which is stricter than the sum of tuples.
-    def __add__(self, other: Any) -> SafeStrTuple:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __add__(self, other: Any) -> SafeStrTuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         return SafeStrTuple(self, other)
 
     def __radd__(self, other: Any) -> SafeStrTuple:

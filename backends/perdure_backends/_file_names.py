@@ -1,0 +1,132 @@
+"""How keys become names in a folder, and back.
+
+Both ways are exact inverses of each other: a name that no key encodes to is somebody else's file, and is neither listed,
+read nor removed. No two keys share a file even where names ignore case.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b32encode
+from collections.abc import Iterable
+from hashlib import md5
+from typing import Protocol
+
+from perdure.errors import InvalidKeyError
+from perdure.protocol import is_key
+
+RESERVED_FOLDER = ".perdure"  # marker, locks and temporary files live here
+
+
+class Names(Protocol):
+    """One scheme of naming. A key `a/b` is the file `<folder(a)>/<file(b)>`."""
+
+    suffix: str
+
+    def file(self, segment: str) -> str:
+        """The name of the file that holds the last segment of a key."""
+        ...
+
+    def folder(self, segment: str) -> str:
+        """The name of the folder for any other segment."""
+        ...
+
+    def segments(self, names: list[str]) -> Iterable[str]:
+        """The segments behind those of `names` (of files) that are ours."""
+        ...
+
+    def folder_segment(self, name: str) -> str | None:
+        """The segment behind the name of a folder, or `None` for a foreign one."""
+        ...
+
+
+_PLAIN = re.compile(r"(?!\.)[a-z0-9()_\-~.=]+(?<!\.)\Z").match
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE).match
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+
+
+class PortableNames:
+    """Readable names that are safe on every file system, Windows and case-folding ones included.
+
+    A segment of lower-case letters stands as it is. `+`, which no key contains, marks the rest: behind it stand, in base 32,
+    the positions of the capitals (`Theme` is `Theme+1`, so it differs from `theme` without regard to case); it is put in
+    front of a leading dot and of the device names of Windows, and behind a final dot or a final suffix of ours.
+    """
+
+    suffix = ".perdure"
+
+    def __init__(self) -> None:
+        # A whole listing is checked by one match over its lines: a match for each name would cost more than the listing.
+        self._usual = re.compile(r"(?:(?!\.)[a-z0-9()_\-~.=]+(?<!\.)(?<!\.perdure)\.perdure\n)*\Z").match
+
+    def folder(self, segment: str) -> str:
+        ends = segment.endswith((".", self.suffix))
+        if _PLAIN(segment) and not ends and not _RESERVED(segment):
+            return segment
+        front = "+" if segment[0] == "." or _RESERVED(segment) else ""
+        capitals = sum(1 << i for i, letter in enumerate(segment) if letter.isupper())
+        if not capitals and not ends:
+            return front + segment
+        return f"{front}{segment}+{_base32(capitals)}"
+
+    def file(self, segment: str) -> str:
+        return self.folder(segment) + self.suffix
+
+    def folder_segment(self, name: str) -> str | None:
+        segment = name.removeprefix("+")
+        segment = segment.partition("+")[0]
+        return segment if is_key(segment) and "/" not in segment and self.folder(segment) == name else None
+
+    def segments(self, names: list[str]) -> Iterable[str]:
+        lines = "\n".join(names) + "\n" if names else ""
+        if self._usual(lines) and lines.count("\n") == len(names):
+            return lines.replace(self.suffix + "\n", "\n").split("\n")[:-1]
+        cut = -len(self.suffix)
+        found = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
+        return [segment for segment in found if segment is not None]
+
+
+def _base32(number: int) -> str:
+    digits = ""
+    while number:
+        digits += _DIGITS[number & 31]
+        number >>= 5
+    return digits
+
+
+class DigestNames:
+    """Segment, `_`, the first characters of its MD5 in base 32, and the suffix: `a` is `a_btax.pkl`. Understood by persidict.
+
+    Args:
+        suffix: Such as `.pkl`.
+        digest_len: How many characters of the digest, 0 to 26; with 0 names differ by case only where the keys do.
+    """
+
+    def __init__(self, suffix: str, digest_len: int) -> None:
+        self.suffix = suffix
+        self.digest_len = digest_len
+
+    def folder(self, segment: str) -> str:
+        if not self.digest_len:
+            if segment == RESERVED_FOLDER:
+                raise InvalidKeyError(
+                    f"{segment!r} is taken by the folder's own files", key=segment, hint="Choose another name."
+                )
+            return segment
+        # The digest is no protection but a spelling, fixed by the layout of existing folders.
+        digest = b32encode(md5(segment.encode(), usedforsecurity=False).digest())[: self.digest_len].decode().lower()
+        return f"{segment}_{digest}"
+
+    def file(self, segment: str) -> str:
+        return self.folder(segment) + self.suffix
+
+    def folder_segment(self, name: str) -> str | None:
+        segment = name[: -self.digest_len - 1] if self.digest_len else name
+        if not is_key(segment) or "/" in segment or name == RESERVED_FOLDER:
+            return None
+        return segment if self.folder(segment) == name else None
+
+    def segments(self, names: list[str]) -> Iterable[str]:
+        cut = -len(self.suffix)
+        found = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
+        return [segment for segment in found if segment is not None]

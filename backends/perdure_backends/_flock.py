@@ -1,0 +1,84 @@
+"""Whole-file locks that exclude threads and processes alike, and end with their holder.
+
+`flock` belongs to an *open file description*: every `open_lock` makes one, so two threads exclude each other as two
+processes do. (`lockf` would not do: it belongs to the process, and closing any other descriptor of the file drops it.)
+
+A caller locks like this, calling straight into C, so that Ctrl-C cannot strike between taking a lock and the `finally`::
+
+    fd = open_lock(path)
+    try:
+        flock(fd, LOCK_EX)
+        ...
+    finally:
+        flock(fd, LOCK_UN)  # by name: a child forked meanwhile holds a copy of the descriptor, and closing ours is not enough
+        close_lock(fd)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock"]
+
+_OPEN = os.O_RDONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+held: set[int] = set()
+"""Descriptors a forked child must not keep: its copy of a lock would outlive a killed parent."""
+
+if sys.platform != "win32":
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+else:
+    import errno
+    import msvcrt
+    import time
+
+    _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOINHERIT", 0)
+    LOCK_EX, LOCK_NB, LOCK_UN = 2, 4, 8
+    _locked: set[int] = set()
+
+    def flock(fd: int, operation: int, /) -> None:
+        """The same by a lock on the file's first byte, which belongs to the handle as `flock` does to the description."""
+        if operation == LOCK_UN:
+            if fd in _locked:
+                _locked.discard(fd)
+                os.lseek(fd, 0, os.SEEK_SET)
+                msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+            return
+        while True:
+            try:
+                os.lseek(fd, 0, os.SEEK_SET)
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EDEADLK):
+                    raise
+                if operation & LOCK_NB:
+                    raise BlockingIOError(errno.EAGAIN, "locked by another") from error
+                time.sleep(0.001)
+            else:
+                _locked.add(fd)
+                return
+
+
+def open_lock(path: str) -> int:
+    """Open a lock file, made where it is missing. A link in its place is refused. Reading rights are enough to lock."""
+    fd = os.open(path, _OPEN, 0o666)
+    held.add(fd)
+    return fd
+
+
+def close_lock(fd: int) -> None:
+    """Close what `open_lock` opened, unless a fork did it already."""
+    if fd in held:
+        held.discard(fd)
+        os.close(fd)
+
+
+def _drop_copies() -> None:
+    for fd in held:
+        os.close(fd)  # the parent's lock stays: only LOCK_UN or the last copy's end releases it
+    held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_copies)

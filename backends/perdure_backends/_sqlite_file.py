@@ -1,0 +1,278 @@
+"""One database file as SQLite sees it: is it ours, make it, open it, and what its errors mean.
+
+Nothing here opens the database with `os.open`: closing such a descriptor would drop the POSIX locks that SQLite holds on
+the same file for other connections of this process. SQLite knows about them, so all looking is done through SQLite.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import time
+from typing import Any
+from urllib.parse import quote
+
+from perdure.errors import BackendError, IntegrityError, PerdureError, UnavailableError, UnknownOutcomeError
+
+from ._system import sync_folder
+
+APPLICATION_ID = 0x50455244  # "PERD", where `file` and other tools look for it
+FORMAT = 1
+
+# The value stands last, so that reading the rest of a row never touches the pages a long value overflows into.
+_SCHEMA = (
+    "CREATE TABLE blobs (key TEXT NOT NULL PRIMARY KEY, etag TEXT NOT NULL, modified REAL NOT NULL, data BLOB NOT NULL)",
+    "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {FORMAT}",
+)
+
+
+def connect(path: str, query: str, timeout: float) -> sqlite3.Connection:
+    """Open `path`, which must exist, in autocommit mode. Threads may hand the connection to each other."""
+    name = quote(os.fsencode(path)) if os.name != "nt" else "/" + quote(path.replace("\\", "/"), safe="/:")
+    return sqlite3.connect(f"file:{name}?{query}", uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def examine(path: str, place: str) -> bool:
+    """Tell whether there is a database of ours (True) or nothing yet (False), without leaving a trace.
+
+    The header that tells it is in the main file before the file is ever switched to a write-ahead log. So it can be read
+    with `immutable`: no locks, no log, no file made beside it.
+
+    Raises:
+        BackendError: Something else is there.
+    """
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise BackendError(f"it cannot be reached: {error.strerror}", place=place, errno=error.errno) from error
+    if not stat.S_ISREG(info.st_mode):
+        what = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
+        hint = "Name a file in it." if stat.S_ISDIR(info.st_mode) else "Choose another name."
+        raise BackendError(f"this is {what}", place=place, hint=hint)
+    if info.st_size == 0:
+        if size_of(path + "-wal"):
+            # The main file is complete before there is a log, so this one was cut; opening it would drop the log as well.
+            raise BackendError(
+                "the database is empty, but its write-ahead log is not: the file was cut",
+                place=place,
+                hint="Restore both from a backup, or remove both to start afresh.",
+            )
+        return False
+    try:
+        found = _identity(path)
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise BackendError(
+                "this is not an SQLite database, or its first page is damaged; it was left alone",
+                place=place,
+                hint="Choose another file name, or restore the file from a backup.",
+            ) from error
+        raise failure(error, place=place, reading=True) from error
+    if found[0] != APPLICATION_ID:
+        raise BackendError("this database belongs to another program; it was left alone", place=place, hint="Choose another.")
+    if found[1] > FORMAT:
+        raise BackendError(
+            f"this database has format {found[1]}, and this version of perdure knows {FORMAT}; it was left alone",
+            place=place,
+            hint="Type: pip install --upgrade perdure",
+        )
+    return True
+
+
+def _identity(path: str) -> tuple[int, int]:
+    peek = connect(path, "mode=ro&immutable=1", 0)
+    try:
+        return identity(peek)
+    finally:
+        peek.close()
+
+
+def identity(db: sqlite3.Connection | Still) -> tuple[int, int]:
+    """The application id and the format version."""
+    return db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def create(path: str, timeout: float) -> None:
+    """Make the tables in an absent or empty file, durably; a file that another program fills at this moment is left alone."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # SQLite's own 0644 would ignore the umask
+    except FileExistsError:
+        pass
+    db = connect(path, "mode=rw", timeout)
+    try:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for statement in _SCHEMA:
+                db.execute(statement)
+        db.execute("COMMIT")
+    finally:
+        db.close()
+    sync_folder(os.path.dirname(path))
+
+
+def open_live(path: str, sync: str, timeout: float) -> sqlite3.Connection | Still | None:
+    """Open an examined database; `None` when its creation was never finished, a `Still` where nothing can be written."""
+    db = connect(path, "mode=rw", timeout)  # SQLite itself falls back to reading where writing is not allowed
+    try:
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA cell_size_check = ON")
+        db.execute(f"PRAGMA synchronous = {sync}")
+        db.execute("PRAGMA journal_size_limit = 67108864")
+        found = identity(db)  # the first look inside: rolls back what a killed creator left, and opens the log
+    except BaseException as error:
+        db.close()
+        if not isinstance(error, sqlite3.OperationalError) or os.access(os.path.dirname(path), os.W_OK):
+            raise
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+        return Still(path)
+    if found[0] != APPLICATION_ID:
+        db.close()
+        return None
+    return db
+
+
+def use_log(db: sqlite3.Connection, timeout: float) -> None:
+    """Switch a database to its write-ahead log, unless it is already. That needs a moment in which nobody reads it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:  # here SQLite does not wait by itself
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
+        else:
+            break
+    if mode != "wal":
+        raise BackendError("this file system cannot share memory, which SQLite needs here", hint="Use a local disk.")
+
+
+class Still:
+    """Reads a database in a folder where nothing can be written, not even the index that readers of a log share.
+
+    The files are read as they stand, without locks. Should somebody with more rights write to them after all, that shows
+    in their sizes and times after a read, and the read is repeated.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+        self._seen: tuple[object, ...] = ()
+
+    def execute(self, sql: str, parameters: Any = ()) -> Rows:
+        for _ in range(100):
+            db = self._db or self._open()
+            rows = Rows(db.execute(sql, parameters).fetchall())
+            if self._look() == self._seen:
+                return rows
+            self.close()
+        raise UnavailableError("it is written to all the time, in a folder that can only be read", hint="Try again.")
+
+    def _open(self) -> sqlite3.Connection:
+        self._seen = self._look()
+        if size_of(self._path + "-wal"):
+            # With a log and no way to share its index, SQLite keeps the index to itself when it takes the file exclusively,
+            # which on a file system that cannot be written has to be without locks.
+            db = connect(self._path, "mode=ro&vfs=unix-none", 0)
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        else:
+            db = connect(self._path, "mode=ro&immutable=1", 0)
+        self._db = db
+        return db
+
+    def _look(self) -> tuple[object, ...]:
+        found: list[object] = []
+        for name in (self._path, self._path + "-wal"):
+            try:
+                info = os.stat(name)
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+        return tuple(found)
+
+    def close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+
+class Rows:
+    """What is left of a cursor when all rows have been read."""
+
+    rowcount = 0
+
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def fetchone(self) -> Any:
+        return self._rows[0] if self._rows else None
+
+    def fetchall(self) -> list[Any]:
+        return self._rows
+
+
+def size_of(path: str) -> int:
+    """The size of a file; 0 when it is absent."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def failure(
+    error: Exception, *, key: object = None, place: str, reading: bool = False, token: str | None = None, path: str = ""
+) -> PerdureError:
+    """Say in our words what SQLite or the operating system raised."""
+    if isinstance(error, OSError):
+        hint = _READ_ONLY if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else None
+        return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno, hint=hint)
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return BackendError(f"SQLite refused the call: {error}", key=key, place=place)
+    if code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC) and not reading:
+        # Not visible now, yet its bytes may be in the log and come back with the next recovery.
+        unknown = UnknownOutcomeError(
+            "the disk failed while the write was made durable", key=key, place=place, hint="Check the disk, then read the key."
+        )
+        unknown.token = token
+        return unknown
+    primary = code & 0xFF
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
+        hint = "Find the program that keeps the database locked, or raise the option timeout."
+        return UnavailableError("another program keeps the database locked", key=key, place=place, hint=hint)
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        damaged = IntegrityError if reading else BackendError
+        hint = "Restore it from a backup, or save what can be read with: sqlite3 FILE .recover"
+        return damaged(f"the database is damaged ({error})", key=key, place=place, hint=hint)
+    if primary == sqlite3.SQLITE_TOOBIG:
+        text = "the value is larger than SQLite allows (one thousand million bytes)"
+        return BackendError(text, key=key, place=place, errno=errno.EFBIG, hint="Split it, or use a folder or s3:.")
+    if primary == sqlite3.SQLITE_READONLY:
+        return BackendError("the database is read-only", key=key, place=place, errno=errno.EROFS, hint=_READ_ONLY)
+    if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and _full(path)):
+        hint = "Free some space; what was stored before is still there."
+        return BackendError("the disk is full", key=key, place=place, errno=errno.ENOSPC, hint=hint)
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        hint = "Check that file and folder are there, their permissions, and the limit of open files (ulimit -n)."
+        return BackendError(f"the database cannot be opened ({error})", key=key, place=place, hint=hint)
+    return BackendError(f"SQLite failed: {error} ({error.sqlite_errorname})", key=key, place=place)  # type: ignore[attr-defined]
+
+
+_READ_ONLY = "Reading works. To write, make the file and its folder writable, or use another place."
+
+
+def _full(path: str) -> bool:
+    # Where the index of the log cannot grow SQLite reports an input/output error, not a full disk.
+    try:
+        return hasattr(os, "statvfs") and os.statvfs(os.path.dirname(path)).f_bavail == 0
+    except OSError:
+        return False

@@ -1,0 +1,162 @@
+"""The connections of a backend: one for each thread, handed on when it ends, none of them open during a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ._flock import close_lock
+
+_IDLE = 8  # links kept for threads to come
+
+gate = threading.RLock()
+"""Held while a fork is on its way. A thread needs it to use a backend for the first time."""
+
+inherited: dict[str, list[Any]] = {}
+"""Databases this process must not open: it got connections to them from a fork that passed Python's hooks by. They are kept
+here, unused, because not even closing them would be safe."""
+
+_in_use: set[Links] = set()
+_stopped: list[threading._RLock] = []
+
+
+class Link:
+    """A connection and a lock descriptor. They are used, and shut, under `lock` only.
+
+    The lock is re-entrant for the sake of signal handlers and finalizers, which may call the backend in the middle of a call.
+
+    Attributes:
+        path: The file behind `db`, links resolved.
+        inode: Its number, to notice that somebody put another file in its place.
+        read: `db.execute`, once it may be used for reading.
+        write: The same, once it may be used for writing.
+        fd: The lock file, or -1.
+    """
+
+    __slots__ = ("db", "fd", "inode", "lock", "path", "read", "write")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.db: Any = None
+        self.read: Callable[..., Any] | None = None
+        self.write: Callable[..., Any] | None = None
+        self.path = ""
+        self.inode = 0
+        self.fd = -1
+
+    def adopt(self, db: Any, path: str) -> None:
+        """Take over an open connection."""
+        self.path = path
+        self.db, self.read = db, db.execute
+
+    def drop(self) -> None:
+        """Close the connection."""
+        self.read = self.write = None
+        db, self.db = self.db, None
+        if db is not None:
+            db.close()
+
+    def shut(self) -> None:
+        """Close the connection and the lock file."""
+        fd, self.fd = self.fd, -1
+        try:
+            self.drop()
+        finally:
+            if fd >= 0:
+                close_lock(fd)
+
+
+class Links:
+    """All links of one backend, and those among them whose thread has ended."""
+
+    def __init__(self) -> None:
+        self.all: set[Link] = set()
+        self._idle: list[Link] = []
+        _in_use.add(self)
+
+    def take(self) -> Link:
+        """A link for a thread that has none."""
+        with gate:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                link = Link()
+                self.all.add(link)
+        return link
+
+    def give_back(self, link: Link) -> None:
+        """Take a link over from a thread that has ended, without ever waiting: the garbage collector may call this anywhere."""
+        if len(self._idle) < _IDLE or not link.lock.acquire(blocking=False):
+            self._idle.append(link)  # when it is locked, then by somebody who is about to shut it anyway
+            return
+        try:
+            link.shut()
+            self.all.discard(link)
+        finally:
+            link.lock.release()
+
+    def retire(self) -> None:
+        """Shut what is not in the middle of a call. For the end of the backend or of the process."""
+        _in_use.discard(self)
+        for link in list(self.all):
+            if link.lock.acquire(blocking=False):
+                try:
+                    link.shut()
+                finally:
+                    link.lock.release()
+
+
+class Seat:
+    """Stands in a `threading.local`, so it goes when its thread ends, and gives the link back."""
+
+    __slots__ = ("link", "links")
+
+    def __init__(self, links: Links) -> None:
+        self.links = links
+        self.link = links.take()
+
+    def __del__(self) -> None:
+        self.links.give_back(self.link)
+
+
+def _before_fork() -> None:
+    """Wait until no call is on its way, then close everything.
+
+    SQLite keeps the locks it holds in a table of the process. A forked child inherits the table but not the locks: what it
+    opens then believes to be protected and is not, and the parent's last close deletes the log with the child's writes in it.
+    """
+    _stop(gate)
+    for links in list(_in_use):
+        for link in list(links.all):
+            _stop(link.lock)
+            link.shut()
+
+
+def _stop(lock: threading._RLock) -> None:
+    _stopped.append(lock)  # first, so that it is never forgotten
+    lock.acquire()
+
+
+def _after_fork() -> None:
+    while _stopped:
+        try:
+            _stopped.pop().release()
+        except RuntimeError:
+            pass  # Ctrl-C struck while waiting for this one: it is not ours
+
+
+def _after_fork_in_child() -> None:
+    _after_fork()
+    for links in list(_in_use):
+        for link in list(links.all):
+            if link.db is not None:
+                inherited.setdefault(link.path, []).append(link.db)
+                link.db = link.read = link.write = None
+                link.fd = -1
+                link.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -1,0 +1,616 @@
+"""A folder with one file for each value.
+
+Writers take `flock` on one of 64 lock files chosen by the key's hash; readers take nothing, because a value only ever
+appears by a rename. Beside the values stands one folder of our own::
+
+    .perdure/marker      layout, codec, format version: reopening needs no arguments, and mixing is refused
+    .perdure/locks/00    64 of them, never removed
+    .perdure/tmp/00      what the holder of lock 00 is writing; a killed writer leaves it, the next holder removes it
+
+So leftovers are bounded by 64 files however often writers are killed, and sweeping them never touches a live writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn, Self
+from zlib import crc32
+
+from perdure.errors import (
+    BackendError,
+    IntegrityError,
+    InvalidKeyError,
+    NotFoundError,
+    NotModified,
+    PerdureError,
+    PreconditionError,
+    UnknownOutcomeError,
+    UsageError,
+)
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+
+from ._file_layout import Framed, Layout, Plain
+from ._file_marker import Marker
+from ._file_names import RESERVED_FOLDER, DigestNames, Names, PortableNames
+from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, held, open_lock
+from ._system import NO_LINKS, NO_SUCH, OPEN_NEW, OPEN_READ, swap_names, sync_folder
+
+_STRIPES = 64
+_REMEMBERED = 8192  # keys whose place on disk is not worked out again
+_ATTEMPTS = 10  # folders that vanish under a write are made again this often
+
+
+class _Spot(NamedTuple):
+    """Where a key lives: its file, the folders between the root and it, and its stripe."""
+
+    path: str
+    folders: tuple[str, ...]
+    stripe: str
+
+
+class _Spots(dict[str, _Spot]):
+    """The spots of the keys used lately."""
+
+    def __init__(self, find: Callable[[str], _Spot]) -> None:
+        self._find = find
+
+    def __missing__(self, key: str) -> _Spot:
+        spot = self._find(key)
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[key] = spot
+        return spot
+
+
+class FileBackend(Backend):
+    """One file per value under a folder. Safe for threads, processes, forked children and several instances at once.
+
+    Args:
+        path: The folder; made absolute now, created by the first write.
+        layout: `"framed"` (a header with a version token before each value; names safe on every system) or `"plain"` (the
+            value's bytes alone under names that other programs expect). Default: what the folder has, else framed.
+        sync: `"full"`: an acknowledged write survives a power cut. `"normal"`: it survives the end of the process, however
+            sudden; a power cut may take back the writes of the last seconds, or leave a value that is noticed as damaged.
+        suffix: For `plain`: what file names end in, such as `".pkl"`.
+        digest_len: For `plain`: characters of a digest in each name, 0 to 26.
+
+    Raises:
+        UsageError: The folder has another layout, suffix or digest length, or the marker is from a newer version.
+        BackendError: The path exists and is not a folder.
+
+    Cost: a get is open, read, close (and one lstat for each level of a hierarchical key, so that planted links are not
+    followed); a durable put is a lock, two fsyncs and a rename.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        layout: str = "",
+        sync: str = "full",
+        suffix: str = "",
+        digest_len: int = 0,
+    ) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.place = f"file:{self.path}"
+        if sync not in ("full", "normal"):
+            raise UsageError(f"sync is 'full' or 'normal', not {sync!r}", place=self.place)
+        self._options = {"layout": layout, "sync": sync, "suffix": suffix, "digest_len": digest_len}
+        self._durable = sync == "full"
+        self._closed = False
+        self._spots = _Spots(self._spot)
+        self._synced: set[str] = set()  # folders known to be durable
+        self._ready = False  # whether marker, locks and tmp were seen by this instance
+        self._own = os.path.join(self.path, RESERVED_FOLDER)
+        self._marker = Marker(self._own, self.place)
+        wanted = {"layout": layout, "suffix": suffix, "digest_len": str(digest_len) if layout == "plain" else ""}
+        self._marker.require({name: value for name, value in wanted.items() if value})
+        if not os.path.isdir(self.path) and os.path.lexists(self.path):
+            raise BackendError(
+                "this is a file, not a folder", place=self.place, hint=f"For a database: sqlite:///{os.fspath(path)}"
+            )
+        settings = self._marker.settings
+        self._layout: Layout
+        self._names: Names
+        if settings.get("layout") == "plain":
+            self._layout = Plain()
+            self._names = DigestNames(settings.get("suffix", ""), int(settings.get("digest_len", "0")))
+        else:
+            self._marker.require({"layout": "framed"})
+            self._layout, self._names = Framed(), PortableNames()
+        self._read = self._layout.read
+
+    @classmethod
+    def from_url(cls, location: str, *, layout: str = "", sync: str = "full", suffix: str = "", digest_len: int = 0) -> Self:
+        """Open a bare path, `file:relative`, `file:/absolute` or `file:///absolute` (percent-escapes are resolved)."""
+        if location.startswith("//"):
+            host, slash, rest = location[2:].partition("/")
+            if host not in ("", "localhost"):
+                raise UsageError(
+                    f"file: names no host, and {host!r} stands where one would",
+                    hint=f"Write file:{host}{slash}{rest} for a relative or file:///{rest or host} for an absolute path.",
+                )
+            location = slash + rest
+        return cls(location, layout=layout, sync=sync, suffix=suffix, digest_len=digest_len)
+
+    # ---------------------------------------------------------------------------------------------------------- reading
+
+    def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
+        spot = self._spots[key]
+        try:
+            if spot.folders:
+                self._refuse_links(spot)
+            fd = os.open(spot.path, OPEN_READ)
+            try:
+                blob = self._read(fd)
+            finally:
+                os.close(fd)
+        except (OSError, IntegrityError) as error:
+            self._raise(error, key, "read")
+        if if_none_match is not None and blob.etag == if_none_match:
+            raise NotModified(key=key, place=self.place)
+        return blob
+
+    def head(self, key: str) -> Meta:
+        try:
+            return Meta(key, *self._version(self._spots[key]))
+        except (OSError, IntegrityError) as error:
+            self._raise(error, key, "read")
+
+    def contains(self, key: str) -> bool:
+        spot = self._spots[key]
+        try:
+            if spot.folders:
+                self._refuse_links(spot)
+            return stat.S_ISREG(os.lstat(spot.path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            self._raise(error, key, "look at")
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        folder = self._start(prefix)
+        return self._walk(folder, prefix)
+
+    def scan(self, prefix: str = "") -> Iterator[Meta]:
+        return self._metas(self.keys(prefix))
+
+    def _start(self, prefix: str) -> str:
+        check_prefix(prefix)
+        self._check_open()
+        return os.path.join(self.path, *map(self._names.folder, prefix.split("/")[:-1]))
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+        # A link in place of a folder leads out of this one; the root itself is the user's own choice.
+        if prefix and any(os.path.islink(step) for step in self._steps(folder)):
+            return
+        suffix, names = self._names.suffix, self._names
+        ahead = [(folder, prefix)]
+        while ahead:
+            folder, prefix = ahead.pop()
+            try:
+                # A whole folder at once: what happens to it between two of our yields cannot repeat or hide a name.
+                with os.scandir(folder) as entries:
+                    listing = list(entries)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                self._raise(error, None, "list")
+            files = [entry.name for entry in listing if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False)]
+            if len(files) < len(listing):
+                for entry in listing:
+                    if entry.name != RESERVED_FOLDER and entry.is_dir(follow_symlinks=False):
+                        segment = names.folder_segment(entry.name)
+                        if segment is not None:
+                            ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
+            del listing
+            segments = names.segments(files)
+            yield from [prefix + segment for segment in segments] if prefix else segments
+
+    def _steps(self, folder: str) -> Iterator[str]:
+        while folder != self.path:
+            yield folder
+            folder = os.path.dirname(folder)
+
+    def _metas(self, keys: Iterator[str]) -> Iterator[Meta]:
+        for key in keys:
+            try:
+                yield self.head(key)
+            except NotFoundError:
+                continue  # deleted since its name was read
+            except IntegrityError:
+                # Listed all the same: whoever looks for damage must find it. No version compares equal to this one.
+                try:
+                    info = os.lstat(self._spot(key).path)
+                except FileNotFoundError:
+                    continue
+                yield Meta(key, ETag("damaged"), info.st_size, info.st_mtime)
+
+    def _version(self, spot: _Spot) -> tuple[ETag, int, float]:
+        if spot.folders:
+            self._refuse_links(spot)
+        fd = os.open(spot.path, OPEN_READ)
+        try:
+            return self._layout.version(fd)
+        finally:
+            os.close(fd)
+
+    # ---------------------------------------------------------------------------------------------------------- writing
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        spot = self._spots[key]
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
+        try:
+            fd = self._open_lock(spot.stripe)
+            # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
+            # lines, which call straight into C, from releasing the lock.
+            try:
+                flock(fd, LOCK_EX)
+                if if_match is not None:
+                    self._check_condition(spot, key, if_match)
+                return self._replace(spot, data, create=if_match is ABSENT, guard=fd)
+            finally:
+                flock(fd, LOCK_UN)
+                close_lock(fd)
+        except (OSError, IntegrityError) as error:
+            self._raise(error, key, "write")
+
+    def _replace(self, spot: _Spot, data: Buffer, *, create: bool, guard: int) -> ETag:
+        temporary = os.path.join(self._own, "tmp", spot.stripe)
+        try:
+            etag = self._write_new(temporary, data, guard)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    if spot.folders:
+                        self._refuse_links(spot)
+                    self._publish(temporary, spot.path, create)
+                    break
+                except FileNotFoundError:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                    self._make_folders(spot)
+        except BaseException:
+            if guard in held:  # else this is a child forked just now, and the file is its parent's
+                _remove(temporary)
+            raise
+        if self._durable:
+            self._sync_names(spot)
+        return etag
+
+    def _write_new(self, temporary: str, data: Buffer, guard: int) -> ETag:
+        try:
+            fd = os.open(temporary, OPEN_NEW, 0o666)
+        except FileExistsError:
+            # A killed writer's. It may be a second name of a live value (see _publish): removed, never written into.
+            os.unlink(temporary)
+            fd = os.open(temporary, OPEN_NEW, 0o666)
+        held.add(fd)
+        try:
+            etag = self._layout.write(fd, data)
+            if self._durable:
+                os.fsync(fd)
+        finally:
+            held.discard(fd)
+            os.close(fd)
+        if guard not in held:
+            raise BackendError("this process was forked in the middle of a write, which the parent carries on")
+        return etag
+
+    def _publish(self, temporary: str, path: str, create: bool) -> None:
+        if create:
+            # Unlike a rename this fails on an existing name, whoever made it.
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise PreconditionError("the key exists already") from None
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                os.replace(temporary, path)  # a file system without hard links: the lock alone has to do
+                return
+            os.unlink(temporary)
+        elif not self._durable and swap_names(temporary, path):
+            try:
+                os.unlink(temporary)
+            except OSError:
+                swap_names(temporary, path)  # it was a folder that stood in our place
+                raise
+        else:
+            os.replace(temporary, path)
+
+    def _check_condition(self, spot: _Spot, key: str, condition: Condition) -> None:
+        try:
+            if condition is ABSENT:
+                if spot.folders:
+                    self._refuse_links(spot)
+                os.lstat(spot.path)
+                raise PreconditionError("the key exists already", key=key, place=self.place)
+            if self._version(spot)[0] == condition:
+                return
+            raise PreconditionError("the value is another version by now", key=key, place=self.place, hint="Read it again.")
+        except (FileNotFoundError, NotADirectoryError):
+            if condition is not ABSENT:
+                raise PreconditionError("the value is absent", key=key, place=self.place) from None
+
+    def delete(self, key: str, *, if_match: ETag | None = None) -> None:
+        spot = self._spots[key]
+        try:
+            try:
+                if spot.folders:
+                    self._refuse_links(spot)
+                if not stat.S_ISREG(os.lstat(spot.path).st_mode):
+                    raise BackendError("what stands there is not a file of ours", key=key, place=self.place)
+            except (FileNotFoundError, NotADirectoryError):
+                if if_match is None:
+                    return
+                raise PreconditionError("the value is absent", key=key, place=self.place) from None
+            fd = self._open_lock(spot.stripe)
+            try:
+                flock(fd, LOCK_EX)
+                if if_match is not None:
+                    self._check_condition(spot, key, if_match)
+                try:
+                    os.unlink(spot.path)
+                except (FileNotFoundError, NotADirectoryError):
+                    return
+                if self._durable:
+                    self._sync_names(spot)
+            finally:
+                flock(fd, LOCK_UN)
+                close_lock(fd)
+        except (OSError, IntegrityError) as error:
+            self._raise(error, key, "delete")
+
+    # ------------------------------------------------------------------------------------------- folders, marker, upkeep
+
+    def _open_lock(self, stripe: str) -> int:
+        if not self._ready:
+            self._prepare()
+        path = os.path.join(self._own, "locks", stripe)
+        for _ in range(_ATTEMPTS):
+            try:
+                fd = open_lock(path)
+            except FileNotFoundError:
+                self._prepare()  # the folder was removed under us
+                continue
+            if os.fstat(fd).st_nlink:
+                return fd
+            close_lock(fd)  # ... just now: a lock on a file without a name would exclude nobody
+        raise BackendError("the folder is removed again and again", place=self.place)
+
+    def _prepare(self) -> None:
+        """Make the folder and what is ours in it, agree on the settings, and remove what killed writers left."""
+        self._check_open()
+        folders = [self.path, self._own, os.path.join(self._own, "locks"), os.path.join(self._own, "tmp")]
+        self._synced.clear()
+        self._make(self.path, parents=True)
+        for folder in folders[1:]:
+            self._make(folder)
+        for folder in folders[1:]:
+            if os.path.islink(folder):
+                raise BackendError(f"{folder} is a link", place=self.place, hint="Remove it: somebody planted it.")
+        fd = open_lock(os.path.join(folders[2], "00"))
+        try:
+            flock(fd, LOCK_EX)
+            self._marker.write(os.path.join(folders[3], "00"), durable=self._durable)
+        finally:
+            flock(fd, LOCK_UN)
+            close_lock(fd)
+        if self._durable:
+            # Whoever made these folders may not have come to that yet, and our first value is to last.
+            for folder in (self.path, os.path.dirname(self.path)):
+                try:
+                    sync_folder(folder)
+                except PermissionError:
+                    continue  # a parent we may not read: then it is not we who could have made this folder
+        self._ready = True
+        self.sweep()
+
+    def _make_folders(self, spot: _Spot) -> None:
+        self._synced.difference_update(spot.folders)
+        if not os.path.isdir(os.path.join(self._own, "tmp")):
+            raise BackendError("the folder was removed in the middle of a write", errno=errno.ENOENT, hint="Try again.")
+        for folder in spot.folders:
+            self._make(folder)
+
+    def _make(self, folder: str, *, parents: bool = False) -> None:
+        missing = [folder]
+        while parents and not os.path.isdir(parent := os.path.dirname(missing[-1])):
+            missing.append(parent)
+        for path in reversed(missing):
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+                continue
+            if self._durable:
+                sync_folder(os.path.dirname(path))
+
+    def _sync_names(self, spot: _Spot) -> None:
+        """Make the name of a value durable, and once also the folders on the way to it: another process may have made them
+        and not have come to that."""
+        try:
+            sync_folder(os.path.dirname(spot.path))
+            for folder in spot.folders:
+                if folder not in self._synced:
+                    sync_folder(os.path.dirname(folder))
+                    self._synced.add(folder)
+        except OSError as error:
+            raise UnknownOutcomeError(
+                f"the change is visible, but making it durable failed ({error.strerror})",
+                place=self.place,
+                errno=error.errno,
+                hint="Check the disk; the value may be the old one after a power cut.",
+            ) from error
+
+    def leftovers(self) -> list[str]:
+        """Files that killed writers left behind; a live writer's are not among them."""
+        return self._leftovers(remove=False)
+
+    def sweep(self) -> list[str]:
+        """Remove what killed writers left behind, without disturbing live ones, and tell what it was."""
+        return self._leftovers(remove=True)
+
+    def _leftovers(self, *, remove: bool) -> list[str]:
+        found = []
+        folder = os.path.join(self._own, "tmp")
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+        for name in names:
+            path = os.path.join(folder, name)
+            if not (len(name) == 2 and name.isdigit() and int(name) < _STRIPES):
+                continue
+            fd = open_lock(os.path.join(self._own, "locks", name))
+            try:
+                flock(fd, LOCK_EX | LOCK_NB)
+                found.append(path)
+                if remove:
+                    _remove(path)
+            except BlockingIOError:
+                continue  # a live writer's
+            finally:
+                flock(fd, LOCK_UN)
+                close_lock(fd)
+        return found
+
+    def set_aside(self, key: str) -> str:
+        """Move a value's file, whatever its state, out of the way without reading it. Returns where it is now.
+
+        Raises:
+            NotFoundError: There is no file for this key.
+        """
+        spot = self._spots[key]
+        folder = os.path.join(self._own, "set-aside")
+        try:
+            fd = self._open_lock(spot.stripe)
+            try:
+                flock(fd, LOCK_EX)
+                self._make(folder)
+                number = 0
+                stem = os.path.join(folder, os.path.relpath(spot.path, self.path).replace(os.sep, ",")[-200:])
+                while os.path.lexists(target := f"{stem}.{number}"):
+                    number += 1
+                os.rename(spot.path, target)
+                if self._durable:
+                    sync_folder(folder)
+                    self._sync_names(spot)
+            finally:
+                flock(fd, LOCK_UN)
+                close_lock(fd)
+        except OSError as error:
+            self._raise(error, key, "set aside")
+        return target
+
+    def recorded(self) -> dict[str, str]:
+        hidden = ("layout", "suffix", "digest_len")
+        return {name: value for name, value in self._marker.settings.items() if name not in hidden}
+
+    def record(self, settings: Mapping[str, str]) -> None:
+        if not settings.items() <= self._marker.settings.items():
+            self._marker.require(settings)
+            self._ready = False  # the next write adds them to the marker
+
+    def guarantees(self) -> Guarantees:
+        survives = "a power cut" if self._durable else "a killed process; not a power cut (the last seconds may be lost)"
+        return Guarantees(
+            durable=f"an acknowledged write survives {survives}",
+            shared="threads and processes of this machine; network file systems only where flock works",
+            swap="flock on one of 64 lock files, then a rename",
+            limits="a file name of 255 bytes for each segment; one file per value",
+        )
+
+    def close(self) -> None:
+        self._closed = True
+        self._spots.clear()  # so that the next call works its spot out again, and finds the backend closed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self.path, self._options, self.recorded())
+
+    # ----------------------------------------------------------------------------------------------------------- details
+
+    def _spot(self, key: str) -> _Spot:
+        """Work out where a key lives; only checks of the key itself, no input or output."""
+        check_key(key)
+        self._check_open()
+        *parents, last = key.split("/")
+        try:
+            folders = [self.path]
+            for segment in parents:
+                folders.append(os.path.join(folders[-1], self._fits(self._names.folder(segment), segment)))
+            path = os.path.join(folders[-1], self._fits(self._names.file(last), last))
+        except InvalidKeyError as error:
+            error.key = key
+            raise error.at(place=self.place) from None
+        if len(path) > 4000:  # the kernel takes paths of 4095 bytes
+            raise InvalidKeyError("all segments together are too long for a path", key=key, place=self.place)
+        return _Spot(path, tuple(folders[1:]), f"{crc32(key.encode()) % _STRIPES:02d}")
+
+    def _fits(self, name: str, segment: str) -> str:
+        if len(name) > 255:
+            raise InvalidKeyError(
+                f"the segment {segment[:20]}... needs a file name of {len(name)} characters, and 255 are the most",
+                hint="Shorten it, split it into several segments, or use a hash of it.",
+            )
+        return name
+
+    def _refuse_links(self, spot: _Spot) -> None:
+        """A link among the folders of a key would lead out of ours. (Whoever can swap folders for links between this look
+        and the open can already replace every value.)"""
+        for folder in spot.folders:
+            if stat.S_ISLNK(os.lstat(folder).st_mode):
+                raise OSError(errno.ELOOP, "a folder on the way is a link", folder)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
+
+    def _raise(self, error: OSError | PerdureError, key: str | None, doing: str) -> NoReturn:
+        """Raise what a caller can react to, for whatever the system said."""
+        if isinstance(error, PerdureError):
+            raise error.at(key, self.place)
+        number = error.errno
+        if number in NO_SUCH and doing in ("read", "set aside"):
+            raise NotFoundError(key=key, place=self.place) from None
+        if number == errno.ENAMETOOLONG:
+            raise InvalidKeyError(
+                "the name is too long for this file system", key=key, place=self.place, hint="Shorten the key."
+            ) from error
+        hints = {
+            errno.ENOENT: "The folder was removed in the middle: try again.",
+            errno.ENOSPC: "The disk is full: free some space. What was stored before is unchanged.",
+            errno.EDQUOT: "The quota is used up: free some space. What was stored before is unchanged.",
+            errno.EROFS: "The file system is read-only: remount it, or write elsewhere.",
+            errno.EACCES: "Permission denied: check the owner and mode of the folder.",
+            errno.EPERM: "Permission denied: check the owner and mode of the folder.",
+            errno.ELOOP: "A symbolic link stands where a file or folder of ours belongs: remove it.",
+            errno.EISDIR: "A folder stands where the value's file belongs: move it away.",
+            errno.EMFILE: "Too many open files in this process: raise `ulimit -n` or close some.",
+            errno.EIO: "The disk reports an error: copy what can be read, and check it.",
+        }
+        raise BackendError(
+            f"cannot {doing} ({error.strerror or error})",
+            key=key,
+            place=self.place,
+            errno=number,
+            hint=hints.get(number or 0),
+        ) from error
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # published, or removed by the next holder of the lock
+
+
+def _reopen(cls: type[FileBackend], path: str, options: dict[str, Any], settings: dict[str, str]) -> FileBackend:
+    backend = cls(path, **options)
+    backend.record(settings)
+    return backend

@@ -1,0 +1,395 @@
+"""One SQLite database file, one row for each value: for millions of small values, shared by threads and processes.
+
+Every put and delete is one statement of its own, so SQLite makes it atomic, and readers never wait. Three things SQLite
+does not do well by itself are done here:
+
+* *Turns.* Its writers wait by polling, and under load some hardly ever get a turn. Here they queue with `flock` on a file
+  beside the database (`app.db-lock`), and the kernel wakes them one after the other. This is for fairness only: that
+  two writes exclude each other is still SQLite's own doing, also against programs that know nothing of our lock.
+* *Forks.* SQLite keeps its locks in a table for each process, and a forked child inherits that table, but not the locks: a
+  connection the child opens believes it is protected, and the parent's last close deletes the log under it, with every
+  write in it. So all connections are closed before a fork, and both sides open new ones when they need them.
+* *Threads.* Each has a connection and a lock descriptor of its own. When it ends, the next new thread takes them over.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any, NoReturn, Self
+
+from perdure.errors import (
+    BackendError,
+    IntegrityError,
+    NotFoundError,
+    NotModified,
+    PerdureError,
+    PreconditionError,
+    UsageError,
+)
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+
+from . import _sqlite_file as file
+from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock, open_lock
+from ._sqlite_links import Link, Links, Seat, inherited
+
+_GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
+_GET_CHANGED = "SELECT CASE WHEN etag = ? THEN NULL ELSE data END, etag, modified FROM blobs WHERE key = ?"
+_HEAD = "SELECT key, etag, length(data), modified FROM blobs WHERE key = ?"
+_CONTAINS = "SELECT 1 FROM blobs WHERE key = ?"
+_IS = "SELECT 1 FROM blobs WHERE key = ? AND etag = ?"
+_SCAN = "SELECT key, etag, length(data), modified FROM blobs WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
+_KEYS = "SELECT key FROM blobs WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
+_CREATE = "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+_PUT = (
+    "INSERT INTO blobs VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET etag = excluded.etag, modified = excluded.modified, data = excluded.data"
+)
+_SWAP = "UPDATE blobs SET etag = ?, modified = ?, data = ? WHERE key = ? AND etag = ?"
+_DELETE = "DELETE FROM blobs WHERE key = ?"
+_DELETE_IF = "DELETE FROM blobs WHERE key = ? AND etag = ?"
+
+_MANY = 500  # keys in one SELECT
+_RAISED = (sqlite3.Error, OSError, UnicodeError, OverflowError)  # by SQLite, by the lock file, by what cannot be a parameter
+_blob = partial(tuple.__new__, Blob)
+
+
+def _nothing(sql: str, parameters: Any = ()) -> file.Rows:
+    """What a database answers that does not exist yet."""
+    return file.Rows([])
+
+
+class SQLiteBackend(Backend):
+    """Values in the rows of one SQLite file. Threads, processes and forked children may use it at once.
+
+    Nothing is created before the first write; until then everything is absent. The folder has to exist. Beside the file
+    there will be `-wal` and `-shm` (SQLite's, while in use) and `-lock` (ours, empty). Do not copy or remove the file while
+    it is in use. A fork waits until calls of other threads are done.
+
+    Each thread that uses it holds three descriptors. A signal handler may call it in the middle of a call.
+
+    Args:
+        path: The file. A relative path is taken from the folder that is current now.
+        sync: `"full"`: an acknowledged write survives a power cut. `"normal"`: it survives the end of the process, however
+            violent; a power cut or a crash of the system may undo the latest writes, namely those since SQLite last moved its
+            log into the database (about every 4 MB), in reverse order; what remains is whole.
+        timeout: How many seconds to wait for *another* program that keeps the database locked.
+
+    Raises:
+        UsageError: An option has a value it cannot have.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, sync: str = "full", timeout: float = 30.0) -> None:
+        self.path = os.path.abspath(path)
+        self.place = f"sqlite:///{self.path}"
+        if sync not in ("full", "normal"):
+            raise UsageError(f"sync is 'full' or 'normal', not {sync!r}", place=self.place)
+        if not 0 <= timeout <= 1e6:
+            raise UsageError(f"timeout is a number of seconds, not {timeout!r}", place=self.place)
+        self._sync = sync
+        self._timeout = timeout
+        self._closed = False
+        self._unrecorded: dict[str, str] = {}
+        self._local = threading.local()
+        self._links = Links()
+        weakref.finalize(self, self._links.retire)  # also at exit: the last to close merges the log into the file
+
+    @classmethod
+    def from_url(cls, location: str, *, sync: str = "full", timeout: float = 30.0) -> Self:
+        """Open `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite:relative.db` or `sqlite:/absolute.db`.
+
+        Raises:
+            UsageError: No file is named, or a host is.
+        """
+        path = location
+        if location.startswith("//"):
+            host, slash, path = location[2:].partition("/")
+            if host:
+                hint = (
+                    f"For a file write sqlite:///{host}{slash}{path} (relative) or sqlite:////{host}{slash}{path} (absolute)."
+                )
+                raise UsageError("SQLite has no hosts", place=f"sqlite:{location}", hint=hint)
+        if path in ("", "/", ":memory:"):
+            hint = "Write sqlite:///app.db, or memory: for a store that is gone with the process."
+            raise UsageError("no file is named", place=f"sqlite:{location}", hint=hint)
+        return cls(path, sync=sync, timeout=timeout)
+
+    # Reading.
+
+    def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
+        try:
+            link = self._local.link
+        except AttributeError:
+            link = self._take_seat()
+        try:
+            with link.lock:
+                read = link.read or self._open(link)
+                # No name for the cursor: it must be gone, and the reading over, whatever interrupts this.
+                if if_none_match is None:
+                    row = read(_GET, (key,)).fetchone()
+                else:
+                    row = read(_GET_CHANGED, (if_none_match, key)).fetchone()
+        except _RAISED as error:
+            raise self._failure(error, link, key, reading=True) from error
+        if row is None or type(key) is not str:
+            check_key(key)
+            if row is None:
+                raise NotFoundError(key=key, place=self.place)
+        if type(row[0]) is not bytes:
+            if row[0] is None:
+                raise NotModified(key=key, place=self.place)
+            raise IntegrityError("the stored value is not bytes", key=key, place=self.place, hint="Restore it from a backup.")
+        return _blob(row)
+
+    def head(self, key: str) -> Meta:
+        rows = self._read(_HEAD, (check_key(key),), key)
+        if not rows:
+            raise NotFoundError(key=key, place=self.place)
+        return Meta._make(rows[0])
+
+    def contains(self, key: str) -> bool:
+        return bool(self._read(_CONTAINS, (check_key(key),), key))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
+        wanted = [check_key(key) for key in keys]
+        found: dict[str, Blob] = {}
+        for start in range(0, len(wanted), _MANY):
+            some = wanted[start : start + _MANY]
+            marks = ",".join("?" * len(some))
+            sql = f"SELECT key, data, etag, modified FROM blobs WHERE key IN ({marks})"
+            found.update((key, Blob(*rest)) for key, *rest in self._read(sql, some, None))
+        return found
+
+    def scan(self, prefix: str = "") -> Iterator[Meta]:
+        """As `Backend.scan`, in the order of the keys. Read page by page, so it never holds back other users."""
+        return chain.from_iterable(map(Meta._make, page) for page in self._pages(_SCAN, prefix))
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """As `scan`, but names only, out of the index."""
+        return chain.from_iterable([row[0] for row in page] for page in self._pages(_KEYS, prefix))
+
+    def _pages(self, sql: str, prefix: str) -> Iterator[list[Any]]:
+        check_prefix(prefix)
+        self._check_open()
+        # "0" follows "/", and no key has a character above "~".
+        return self._turn_pages(sql, prefix, prefix[:-1] + "0" if prefix else "\x7f")
+
+    def _turn_pages(self, sql: str, after: str, before: str) -> Iterator[list[Any]]:
+        size = 64
+        while True:
+            page = self._read(sql, (after, before, size), None)
+            yield page
+            if len(page) < size:
+                return
+            after = page[-1][0]
+            size = min(size * 4, 2048)
+
+    def _read(self, sql: str, parameters: Iterable[Any], key: str | None) -> list[Any]:
+        try:
+            link = self._local.link
+        except AttributeError:
+            link = self._take_seat()
+        try:
+            with link.lock:
+                rows: list[Any] = (link.read or self._open(link))(sql, parameters).fetchall()
+        except _RAISED as error:
+            raise self._failure(error, link, key, reading=True) from error
+        return rows
+
+    # Writing.
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        check_key(key)
+        if type(data) is not bytes:
+            data = bytes(
+                memoryview(data)
+            )  # through memoryview, or bytes(5) would pass; a copy, as another thread may change it
+        etag = os.urandom(8).hex()
+        if if_match is None:
+            self._write(key, _PUT, (key, etag, time.time(), data))
+        elif if_match is ABSENT:
+            if not self._write(key, _CREATE, (key, etag, time.time(), data)):
+                raise PreconditionError("the key exists already", key=key, place=self.place)
+        elif not self._write(key, _SWAP, (etag, time.time(), data, key, if_match), if_match):
+            self._lost(key)
+        return ETag(etag)
+
+    def delete(self, key: str, *, if_match: ETag | None = None) -> None:
+        check_key(key)
+        if if_match is None:
+            self._write(key, _DELETE, (key,), creating=False)
+        elif not self._write(key, _DELETE_IF, (key, if_match), if_match):
+            self._lost(key)
+
+    def put_many(self, items: Mapping[str, Buffer]) -> dict[str, ETag]:
+        """Overwrite several values in one transaction: all of them or, when this raises, none."""
+        now = time.time()
+        rows = [(check_key(key), os.urandom(8).hex(), now, bytes(memoryview(data))) for key, data in items.items()]
+        if rows:
+            self._write(None, _PUT, rows, many=True)
+        return {key: ETag(etag) for key, etag, _, _ in rows}
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove several values in one transaction: all of them or, when this raises, none."""
+        rows = [(check_key(key),) for key in keys]
+        if rows:
+            self._write(None, _DELETE, rows, creating=False, many=True)
+
+    def _lost(self, key: str) -> NoReturn:
+        raise PreconditionError(
+            "the value is absent, or another version by now", key=key, place=self.place, hint="Read it again."
+        )
+
+    def _write(
+        self, key: str | None, sql: str, values: Any, swap: ETag | None = None, *, creating: bool = True, many: bool = False
+    ) -> int:
+        """Run one statement, or one transaction of `many`, when our turn has come; return how many rows it changed."""
+        try:
+            link = self._local.link
+        except AttributeError:
+            link = self._take_seat()
+        try:
+            with link.lock:
+                while link.write is not None or self._prepare(link, creating and swap is None):
+                    fd = link.fd
+                    try:  # Ctrl-C strikes between two calls, never in `flock` itself; whatever it hits, `finally` unlocks
+                        try:
+                            flock(fd, LOCK_EX | LOCK_NB)
+                        except BlockingIOError:
+                            flock(fd, LOCK_EX)
+                            # Who had to wait has often lost meanwhile, and should not keep the next one waiting for that.
+                            if swap is not None and not link.write(_IS, (key, swap)).fetchone():
+                                return 0
+                        try:
+                            there = os.stat(link.path).st_ino == link.inode
+                        except FileNotFoundError:
+                            there = False
+                        if there:
+                            if many:
+                                return self._transact(link, sql, values)
+                            changed: int = link.write(sql, values).rowcount
+                            return changed
+                    finally:
+                        flock(fd, LOCK_UN)
+                    link.shut()  # somebody removed or replaced the file: what is written to the old one nobody would ever see
+                return 0
+        except _RAISED as error:
+            raise self._failure(error, link, key, token=None if many or len(values) < 4 else values[1]) from error
+
+    def _transact(self, link: Link, sql: str, rows: list[Any]) -> int:
+        db, link.db, link.read, link.write = link.db, None, None, None
+        # The link is without a connection until all is done: whatever interrupts this leaves no open transaction in it.
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            changed: int = db.executemany(sql, rows).rowcount
+            db.execute("COMMIT")
+        except BaseException:
+            db.close()
+            raise
+        link.db, link.read, link.write = db, db.execute, db.execute
+        return changed
+
+    # Settings.
+
+    def recorded(self) -> dict[str, str]:
+        return dict(self._read("SELECT name, value FROM settings", (), None))
+
+    def record(self, settings: Mapping[str, str]) -> None:
+        """Keep settings with the place; they are written together with the first value. As `Backend.record`."""
+        here = self.recorded()
+        self._compare(settings, here)
+        missing = {name: value for name, value in settings.items() if name not in here}
+        if missing:
+            self._unrecorded = self._unrecorded | missing
+            for link in list(self._links.all):
+                link.write = None  # so that the next write of each thread passes through _prepare
+
+    def _compare(self, settings: Mapping[str, str], here: Mapping[str, str]) -> None:
+        for name, value in settings.items():
+            if here.get(name, value) != value:
+                raise UsageError(
+                    f"this database was written with {name} {here[name]!r}, not {value!r}",
+                    place=self.place,
+                    hint=f"Open it with {name}={here[name]!r}, or choose another file.",
+                )
+
+    # Connections.
+
+    def close(self) -> None:
+        """Close the connections of all threads; calls that are on their way finish first."""
+        self._closed = True
+        for link in list(self._links.all):
+            with link.lock:
+                link.shut()
+
+    def guarantees(self) -> Guarantees:
+        survives = "a power cut" if self._sync == "full" else "the end of the process; a power cut may undo the latest writes"
+        return Guarantees(
+            durable=f"an acknowledged write survives {survives}",
+            shared="threads and processes of this machine; not over a network file system",
+            swap="one SQL statement; writers take turns with flock",
+            limits="keys of 253 characters a segment; values of 1,000,000,000 bytes less a little",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        again = partial(type(self), sync=self._sync, timeout=self._timeout)
+        return again, (self.path,), {"_unrecorded": self._unrecorded}
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
+
+    def _take_seat(self) -> Link:
+        self._local.seat = seat = Seat(self._links)
+        link: Link = seat.link
+        self._local.link = link
+        return link
+
+    def _open(self, link: Link) -> Callable[..., Any]:
+        """Connect a link for reading; where there is no database, return what answers every question with no rows."""
+        self._check_open()
+        path = os.path.realpath(self.path)
+        db = file.open_live(path, self._sync, self._timeout) if file.examine(path, self.place) else None
+        if db is None:
+            return _nothing
+        link.db, link.read = db, db.execute
+        return db.execute
+
+    def _prepare(self, link: Link, creating: bool) -> bool:
+        """Connect a link for writing; return False when there is no database and none is to be made."""
+        self._check_open()
+        path = os.path.realpath(self.path)
+        if not file.examine(path, self.place):  # before anything is made beside a file that is not ours
+            if not creating:
+                return False
+            self._check_folder(path)
+        if link.fd < 0:
+            link.fd = open_lock(path + "-lock")
+        fd = link.fd
+        try:
+            flock(fd, LOCK_EX)
+            if not file.examine(path, self.place):
+                file.create(path, self._timeout)
+                file.examine(path, self.place)
+            inode = os.stat(path).st_ino
+            link.drop()
+            db = file.open_live(path, self._sync, self._timeout)
+            if not isinstance(db, sqlite3.Connection):
+                raise BackendError("the folder is read-only", place=self.place, errno=30, hint=file._READ_ONLY)
+            try:
+                file.use_log(db, self._timeout)
+                self._settle(db)
+            except BaseException:
+                db.close()
+                raise
+        finally:
+            flock(fd, LOCK_UN)
+        link.path, link.inode = path, inode
+        link.db, link.read, link.write = db, db.execute, db.execute
+        return True
