@@ -73,7 +73,7 @@ def examine(path: str, place: str) -> bool:
                 place=place,
                 hint="Choose another file name, or restore the file from a backup.",
             ) from error
-        raise failure(error, place=place, reading=True) from error
+        raise failure(error, place=place, path=path) from error
     if found[0] != APPLICATION_ID:
         raise BackendError("this database belongs to another program; it was left alone", place=place, hint="Choose another.")
     if found[1] > FORMAT:
@@ -125,18 +125,19 @@ def open_live(path: str, sync: str, timeout: float) -> sqlite3.Connection | Stil
         db.execute("PRAGMA cell_size_check = ON")
         db.execute(f"PRAGMA synchronous = {sync}")
         db.execute("PRAGMA journal_size_limit = 67108864")
-        found = identity(db)  # the first look inside: rolls back what a killed creator left, and opens the log
-    except BaseException as error:
+        if identity(db)[0] == APPLICATION_ID:  # this is the first look inside: it opens the log,
+            return db
+    except sqlite3.OperationalError as error:
         db.close()
-        if not isinstance(error, sqlite3.OperationalError) or os.access(os.path.dirname(path), os.W_OK):
-            raise
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            raise
-        return Still(path)
-    if found[0] != APPLICATION_ID:
+        barred = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        if barred and not os.access(os.path.dirname(path), os.W_OK):
+            return Still(path)
+        raise
+    except BaseException:
         db.close()
-        return None
-    return db
+        raise
+    db.close()  # ... or takes back what a killed creator left, and nothing remains
+    return None
 
 
 def use_log(db: sqlite3.Connection, timeout: float) -> None:
@@ -228,50 +229,56 @@ def size_of(path: str) -> int:
         return 0
 
 
-def failure(
-    error: Exception, *, key: object = None, place: str, reading: bool = False, token: str | None = None, path: str = ""
-) -> PerdureError:
-    """Say in our words what SQLite or the operating system raised."""
+def failure(error: Exception, *, key: object = None, place: str, reading: bool = False, path: str = "") -> PerdureError:
+    """Say in our words what SQLite or the operating system raised.
+
+    Args:
+        error: The exception.
+        key: The key concerned, if one is.
+        place: Where.
+        reading: Whether damage means that a stored value is lost (`IntegrityError`), or that a write failed (`BackendError`).
+        path: The file.
+    """
     if isinstance(error, OSError):
-        hint = _READ_ONLY if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else None
-        return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno, hint=hint)
+        return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno)
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return BackendError(f"SQLite refused the call: {error}", key=key, place=place)
     if code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC) and not reading:
-        # Not visible now, yet its bytes may be in the log and come back with the next recovery.
-        unknown = UnknownOutcomeError(
-            "the disk failed while the write was made durable", key=key, place=place, hint="Check the disk, then read the key."
-        )
-        unknown.token = token
-        return unknown
+        # Nobody sees it now, but its bytes may be in the log already, and come back with the next recovery.
+        text = "the disk failed while the write was made durable"
+        return UnknownOutcomeError(text, key=key, place=place, hint="Check the disk, then read the key.")
     primary = code & 0xFF
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
-        hint = "Find the program that keeps the database locked, or raise the option timeout."
+        hint = "Find the program that keeps it locked, or raise the option timeout."
         return UnavailableError("another program keeps the database locked", key=key, place=place, hint=hint)
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        damaged = IntegrityError if reading else BackendError
         hint = "Restore it from a backup, or save what can be read with: sqlite3 FILE .recover"
+        damaged = IntegrityError if reading else BackendError
         return damaged(f"the database is damaged ({error})", key=key, place=place, hint=hint)
     if primary == sqlite3.SQLITE_TOOBIG:
-        text = "the value is larger than SQLite allows (one thousand million bytes)"
+        text = "the value is larger than SQLite allows, which is about 1,000,000,000 bytes"
         return BackendError(text, key=key, place=place, errno=errno.EFBIG, hint="Split it, or use a folder or s3:.")
     if primary == sqlite3.SQLITE_READONLY:
-        return BackendError("the database is read-only", key=key, place=place, errno=errno.EROFS, hint=_READ_ONLY)
+        return read_only(place).at(key)
     if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and _full(path)):
         hint = "Free some space; what was stored before is still there."
         return BackendError("the disk is full", key=key, place=place, errno=errno.ENOSPC, hint=hint)
     if primary == sqlite3.SQLITE_CANTOPEN:
         hint = "Check that file and folder are there, their permissions, and the limit of open files (ulimit -n)."
         return BackendError(f"the database cannot be opened ({error})", key=key, place=place, hint=hint)
-    return BackendError(f"SQLite failed: {error} ({error.sqlite_errorname})", key=key, place=place)  # type: ignore[attr-defined]
+    name = getattr(error, "sqlite_errorname", "")
+    return BackendError(f"SQLite failed: {error} ({name})", key=key, place=place)
 
 
-_READ_ONLY = "Reading works. To write, make the file and its folder writable, or use another place."
+def read_only(place: str, number: int | None = errno.EROFS) -> BackendError:
+    """What a write gets where only reading is possible."""
+    hint = "Reading works. To write, make the file and its folder writable, or use another place."
+    return BackendError("the database is read-only", place=place, errno=number, hint=hint)
 
 
 def _full(path: str) -> bool:
-    # Where the index of the log cannot grow SQLite reports an input/output error, not a full disk.
+    # Where the index of the log cannot grow, SQLite reports an input/output error and not a full disk.
     try:
         return hasattr(os, "statvfs") and os.statvfs(os.path.dirname(path)).f_bavail == 0
     except OSError:

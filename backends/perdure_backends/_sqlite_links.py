@@ -19,7 +19,7 @@ inherited: dict[str, list[Any]] = {}
 here, unused, because not even closing them would be safe."""
 
 _in_use: set[Links] = set()
-_stopped: list[threading._RLock] = []
+_stopped: list[Any] = []
 
 
 class Link:
@@ -113,9 +113,9 @@ class Seat:
 
     __slots__ = ("link", "links")
 
-    def __init__(self, links: Links) -> None:
+    def __init__(self, links: Links, link: Link) -> None:
         self.links = links
-        self.link = links.take()
+        self.link = link
 
     def __del__(self) -> None:
         self.links.give_back(self.link)
@@ -134,7 +134,7 @@ def _before_fork() -> None:
             link.shut()
 
 
-def _stop(lock: threading._RLock) -> None:
+def _stop(lock: Any) -> None:
     _stopped.append(lock)  # first, so that it is never forgotten
     lock.acquire()
 

@@ -14,6 +14,7 @@ does not do well by itself are done here:
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -31,6 +32,8 @@ from perdure.errors import (
     NotModified,
     PerdureError,
     PreconditionError,
+    UnavailableError,
+    UnknownOutcomeError,
     UsageError,
 )
 from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
@@ -210,15 +213,19 @@ class SQLiteBackend(Backend):
             data = bytes(
                 memoryview(data)
             )  # through memoryview, or bytes(5) would pass; a copy, as another thread may change it
-        etag = os.urandom(8).hex()
-        if if_match is None:
-            self._write(key, _PUT, (key, etag, time.time(), data))
-        elif if_match is ABSENT:
-            if not self._write(key, _CREATE, (key, etag, time.time(), data)):
-                raise PreconditionError("the key exists already", key=key, place=self.place)
-        elif not self._write(key, _SWAP, (etag, time.time(), data, key, if_match), if_match):
-            self._lost(key)
-        return ETag(etag)
+        etag = ETag(os.urandom(8).hex())  # never used before, in no copy of this database either
+        try:
+            if if_match is None:
+                self._write(key, _PUT, (key, etag, time.time(), data))
+            elif if_match is ABSENT:
+                if not self._write(key, _CREATE, (key, etag, time.time(), data)):
+                    raise PreconditionError("the key exists already", key=key, place=self.place)
+            elif not self._write(key, _SWAP, (etag, time.time(), data, key, if_match), if_match):
+                self._lost(key)
+        except UnknownOutcomeError as error:
+            error.token = etag
+            raise
+        return etag
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         check_key(key)
@@ -256,38 +263,35 @@ class SQLiteBackend(Backend):
             link = self._take_seat()
         try:
             with link.lock:
-                while link.write is not None or self._prepare(link, creating and swap is None):
+                while write := link.write or self._prepare(link, creating and swap is None):
                     fd = link.fd
-                    try:  # Ctrl-C strikes between two calls, never in `flock` itself; whatever it hits, `finally` unlocks
+                    try:  # Ctrl-C strikes after a call into C, never within: whatever it hits here, `finally` unlocks
                         try:
                             flock(fd, LOCK_EX | LOCK_NB)
                         except BlockingIOError:
                             flock(fd, LOCK_EX)
-                            # Who had to wait has often lost meanwhile, and should not keep the next one waiting for that.
-                            if swap is not None and not link.write(_IS, (key, swap)).fetchone():
+                            # Who had to wait has often lost meanwhile, and finds that out faster without SQLite's own lock.
+                            if swap is not None and not write(_IS, (key, swap)).fetchone():
                                 return 0
                         try:
                             there = os.stat(link.path).st_ino == link.inode
                         except FileNotFoundError:
                             there = False
                         if there:
-                            if many:
-                                return self._transact(link, sql, values)
-                            changed: int = link.write(sql, values).rowcount
-                            return changed
+                            return self._transact(link, sql, values) if many else int(write(sql, values).rowcount)
                     finally:
                         flock(fd, LOCK_UN)
-                    link.shut()  # somebody removed or replaced the file: what is written to the old one nobody would ever see
-                return 0
+                    link.shut()  # the file was removed or replaced: what goes into the old one, nobody would ever see
         except _RAISED as error:
-            raise self._failure(error, link, key, token=None if many or len(values) < 4 else values[1]) from error
+            raise self._failure(error, link, key) from error
+        return 0
 
     def _transact(self, link: Link, sql: str, rows: list[Any]) -> int:
+        # The link has no connection until all is done: whatever interrupts this, it cannot keep an open transaction.
         db, link.db, link.read, link.write = link.db, None, None, None
-        # The link is without a connection until all is done: whatever interrupts this leaves no open transaction in it.
         try:
             db.execute("BEGIN IMMEDIATE")
-            changed: int = db.executemany(sql, rows).rowcount
+            changed = int(db.executemany(sql, rows).rowcount)
             db.execute("COMMIT")
         except BaseException:
             db.close()
@@ -346,43 +350,42 @@ class SQLiteBackend(Backend):
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
 
     def _take_seat(self) -> Link:
-        self._local.seat = seat = Seat(self._links)
-        link: Link = seat.link
+        link = self._links.take()
+        self._local.seat = Seat(self._links, link)
         self._local.link = link
         return link
 
     def _open(self, link: Link) -> Callable[..., Any]:
         """Connect a link for reading; where there is no database, return what answers every question with no rows."""
-        self._check_open()
-        path = os.path.realpath(self.path)
+        path = self._find()
         db = file.open_live(path, self._sync, self._timeout) if file.examine(path, self.place) else None
         if db is None:
             return _nothing
-        link.db, link.read = db, db.execute
+        link.adopt(db, path)
         return db.execute
 
-    def _prepare(self, link: Link, creating: bool) -> bool:
-        """Connect a link for writing; return False when there is no database and none is to be made."""
-        self._check_open()
-        path = os.path.realpath(self.path)
+    def _prepare(self, link: Link, creating: bool) -> Callable[..., Any] | None:
+        """Connect a link for writing; return None when there is no database and none is to be made."""
+        path = self._find()
         if not file.examine(path, self.place):  # before anything is made beside a file that is not ours
             if not creating:
-                return False
+                return None
             self._check_folder(path)
         if link.fd < 0:
-            link.fd = open_lock(path + "-lock")
+            link.fd = self._open_lock(path)
         fd = link.fd
+        link.drop()
         try:
             flock(fd, LOCK_EX)
-            if not file.examine(path, self.place):
-                file.create(path, self._timeout)
-                file.examine(path, self.place)
-            inode = os.stat(path).st_ino
-            link.drop()
-            db = file.open_live(path, self._sync, self._timeout)
-            if not isinstance(db, sqlite3.Connection):
-                raise BackendError("the folder is read-only", place=self.place, errno=30, hint=file._READ_ONLY)
+            db = None
+            while db is None:
+                if not file.examine(path, self.place):
+                    file.create(path, self._timeout)
+                link.inode = os.stat(path).st_ino
+                db = file.open_live(path, self._sync, self._timeout)
             try:
+                if isinstance(db, file.Still):
+                    raise file.read_only(self.place)
                 file.use_log(db, self._timeout)
                 self._settle(db)
             except BaseException:
@@ -390,6 +393,62 @@ class SQLiteBackend(Backend):
                 raise
         finally:
             flock(fd, LOCK_UN)
-        link.path, link.inode = path, inode
-        link.db, link.read, link.write = db, db.execute, db.execute
-        return True
+        link.adopt(db, path)
+        link.write = db.execute
+        return db.execute
+
+    def _find(self) -> str:
+        self._check_open()
+        path = os.path.realpath(self.path)
+        if path in inherited:
+            raise BackendError(
+                "this process was forked by something other than Python while the database was open",
+                place=self.place,
+                hint="Close the backend before such a fork, or open it only after.",
+            )
+        return path
+
+    def _check_folder(self, path: str) -> None:
+        folder = os.path.dirname(path)
+        if os.path.isdir(folder):
+            return
+        # sqlite:///tmp/x.db is relative, and easily taken for absolute.
+        relative = os.path.relpath(self.path)
+        slip = not relative.startswith("..") and os.path.isdir(os.path.dirname(os.sep + relative))
+        hint = f"An absolute path takes four slashes: sqlite:////{relative}" if slip else "Make the folder first."
+        raise BackendError(f"there is no folder {folder}", place=self.place, errno=errno.ENOENT, hint=hint)
+
+    def _open_lock(self, path: str) -> int:
+        name = path + "-lock"
+        try:
+            return open_lock(name)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                hint = "Somebody planted it: remove it after a look at where it points."
+                raise BackendError(f"the lock file {name} is a link", place=self.place, errno=errno.ELOOP, hint=hint) from error
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise file.read_only(self.place, error.errno) from error
+            raise
+
+    def _settle(self, db: sqlite3.Connection) -> None:
+        pending = self._unrecorded
+        if not pending:
+            return
+        db.execute("BEGIN IMMEDIATE")  # ended by our caller, who closes the connection, when this fails
+        db.executemany("INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO NOTHING", pending.items())
+        self._compare(pending, dict(db.execute("SELECT name, value FROM settings").fetchall()))
+        db.execute("COMMIT")
+        if self._unrecorded is pending:
+            self._unrecorded = {}
+
+    def _failure(self, error: Exception, link: Link, key: str | None, *, reading: bool = False) -> PerdureError:
+        if isinstance(error, PerdureError):
+            raise error.at(key, self.place)
+        if key is not None:
+            check_key(key)  # what is no key is often no parameter for SQLite either
+        with link.lock:
+            link.drop()  # after a failure a new connection is the safest one
+        if isinstance(error, sqlite3.ProgrammingError):
+            hint = "Call again."
+            return UnavailableError(f"interrupted by a fork or a close ({error})", key=key, place=self.place, hint=hint)
+        return file.failure(error, key=key, place=self.place, reading=reading, path=os.path.realpath(self.path))
