@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..protocol import ETag
 from .flags import ItemNotAvailableFlag, ValueNotRetrievedFlag
@@ -16,8 +15,7 @@ ETagIfExists: TypeAlias = ETag | ItemNotAvailableFlag
 """An ETag, or `ITEM_NOT_AVAILABLE`, which is the ETag of an absent key."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationResult(Generic[V]):
+class OperationResult(NamedTuple, Generic[V]):
     """What an unconditional operation left behind.
 
     Attributes:
@@ -29,8 +27,7 @@ class OperationResult(Generic[V]):
     new_value: V | ItemNotAvailableFlag
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionalOperationResult(Generic[V]):
+class ConditionalOperationResult(NamedTuple, Generic[V]):
     """What a conditional operation found and left behind.
 
     Attributes:

@@ -1,0 +1,188 @@
+"""What every part of a dict stands on: a backend, a codec chain, and the prefix under which this dict lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from itertools import count
+from time import perf_counter, sleep
+from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
+
+from ..codecs.chain import Chain
+from ..errors import CodecError, ConflictError, NotFoundError, PolicyError, UsageError
+from ..keys import SafeStrTuple, join_key, split_key
+from ..protocol import Backend
+from .flags import Joker, NotAValue
+
+V = TypeVar("V")
+Key: TypeAlias = str | Sequence[Any]
+"""What may stand between square brackets: a name, or a tuple of names (nested ones are flattened)."""
+
+_BOUND = {"_get", "_put", "_contains", "_encode", "_decode", "_any_value", "_listing"}
+
+
+class Core(NotAValue, Generic[V]):
+    """Where a dict is and how its values are written. Views share the backend and differ in their prefix.
+
+    Paths are what the backend and the chain see: whole keys from the root, such as `"a/b"`. A *key* is what the user writes.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        chain: Chain | None = None,
+        *,
+        append_only: bool = False,
+        base_class_for_values: type[Any] | None = None,
+    ) -> None:
+        if base_class_for_values is not None and not isinstance(base_class_for_values, type):
+            raise UsageError(f"base_class_for_values is a class, not {base_class_for_values!r}", place=backend.place)
+        self.backend = backend
+        self.chain = Chain("msgpack") if chain is None else chain
+        self.append_only = append_only
+        self.base_class_for_values = base_class_for_values
+        self._prefix = ""
+        self._bind()
+
+    def _bind(self) -> None:
+        # Looked up once: each attribute on the way would be paid for by every operation.
+        self._get = self.backend.get
+        self._put = self.backend.put
+        self._contains = self.backend.contains
+        self._encode = self.chain.encode
+        self._decode = self.chain.decode
+        self._any_value = not self.append_only and self.base_class_for_values is None
+
+    # Copies and pickles are handles, where and how, never the data. A backend that lives in this process refuses pickling.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _BOUND}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind()
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise PolicyError(
+            "a deep copy would show the same data",
+            place=self.place,
+            hint="Use copy.copy(d) for another handle, dict(d) for the data in memory, `perdure cp` for another place.",
+        )
+
+    def _view(self, prefix: str) -> Self:
+        view = copy(self)
+        view._prefix = prefix  # noqa: SLF001
+        return view
+
+    # ---------------------------------------------------------------- place
+
+    @property
+    def place(self) -> str:
+        """Where this is, as a URL without secrets, for messages; of a view, with its prefix."""
+        return f"{self.backend.place} under {self._prefix}" if self._prefix else self.backend.place
+
+    def close(self) -> None:
+        """Close the backend, and with it every view and every other dict over the same backend. May be called twice."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        words = [self.chain.codec.name]
+        if self.append_only:
+            words.append("append-only")
+        if self.base_class_for_values is not None:
+            words.append(self.base_class_for_values.__name__)
+        return f"<{type(self).__name__} in {self.place} ({', '.join(words)})>"
+
+    # ---------------------------------------------------------------- keys and values
+
+    def _key(self, path: str) -> SafeStrTuple:
+        return split_key(path[len(self._prefix) :])
+
+    def _missing(self, path: str) -> NotFoundError:
+        return NotFoundError(key=self._key(path), place=self.place)
+
+    def _spell(self, value: V, path: str) -> bytes:
+        """A value's bytes, after every check that can refuse it."""
+        if isinstance(value, NotAValue):
+            raise self._unfit(value, path)
+        base = self.base_class_for_values
+        if base is not None and not isinstance(value, base):
+            raise self._wrong_class(value, path, "written")
+        try:
+            return self._encode(value, path)
+        except CodecError as error:
+            error.at(place=self.backend.place)
+            raise
+
+    def _read(self, data: bytes, path: str) -> V:
+        """The value that bytes stand for."""
+        try:
+            value: Any = self._decode(data, path)
+        except CodecError as error:
+            error.at(place=self.backend.place)
+            raise
+        base = self.base_class_for_values
+        if base is not None and not isinstance(value, base):
+            raise self._wrong_class(value, path, "stored")
+        return value  # type: ignore[no-any-return]
+
+    def _unfit(self, value: NotAValue, path: str) -> PolicyError:
+        if isinstance(value, Core):
+            text, hint = "a dict like this one cannot be a value", "Store dict(d) for its data, or its URL to find it again."
+        elif isinstance(value, Joker):
+            text, hint = f"{value!r} is a command, not a value", "Where it is allowed, write d[key] = joker."
+        else:
+            text = f"{value!r} is an answer, not a value"
+            hint = "To leave a key as it is write KEEP_CURRENT, to delete it DELETE_CURRENT."
+        return PolicyError(text, key=self._key(path), place=self.place, hint=hint)
+
+    def _wrong_class(self, value: object, path: str, what: str) -> PolicyError:
+        expected = getattr(self.base_class_for_values, "__qualname__", self.base_class_for_values)
+        return PolicyError(
+            f"the value {what} is of class {type(value).__qualname__}, and this dict holds {expected} only",
+            key=self._key(path),
+            place=self.place,
+            hint=None if what == "written" else "Read it through a dict opened without base_class_for_values.",
+        )
+
+    def _refuse_change(self, doing: str, path: str | None = None) -> PolicyError:
+        key = None if path is None else self._key(path)
+        error = PolicyError(f"this dict is append-only: {doing}", key=key, place=self.place, hint="Use a new key.")
+        error.policy = "append-only"
+        return error
+
+    def _require_mutable(self, doing: str) -> None:
+        if self.append_only:
+            raise self._refuse_change(doing)
+
+    def _prefix_of(self, key: Key) -> str:
+        return self._prefix if key in ("", (), []) else f"{self._prefix}{join_key(key)}/"
+
+    # ---------------------------------------------------------------- conflicts
+
+    def _attempts(self, path: str, retries: int | None = None) -> Iterator[int]:
+        """Number the attempts of a read-then-swap loop, waiting between them; the loop leaves when it has won.
+
+        A lost attempt means that another writer won, so somebody always gets on. Two losses are followed by another try at
+        once; then come short random pauses, about as long as an attempt takes in this place, which keeps many writers from
+        fetching in step what only one of them can replace. They do not grow: who lost often would then lose for ever.
+        """
+        for attempt in count(1):
+            began = perf_counter()
+            yield attempt
+            if retries is not None and attempt > retries:
+                times = "once" if attempt == 1 else f"{attempt} times"
+                hint = "Try again later, or allow more retries."
+                error = ConflictError(f"another writer was first, {times}", key=self._key(path), place=self.place, hint=hint)
+                error.attempts = attempt
+                raise error
+            if attempt > 2:
+                from random import uniform  # 3 ms that most programs never need
+
+                sleep(min(uniform(0, 2 * (perf_counter() - began)), 0.1))
