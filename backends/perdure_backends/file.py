@@ -15,14 +15,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn, Self
-from zlib import crc32
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, Self
 
 from perdure.errors import (
     BackendError,
     IntegrityError,
-    InvalidKeyError,
     NotFoundError,
     NotModified,
     PerdureError,
@@ -30,39 +28,17 @@ from perdure.errors import (
     UnknownOutcomeError,
     UsageError,
 )
-from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_prefix
 
+from ._file_errors import explain
+from ._file_folder import OwnFolder
 from ._file_layout import Framed, Layout, Plain
-from ._file_marker import Marker
 from ._file_names import RESERVED_FOLDER, DigestNames, Names, PortableNames
-from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, held, open_lock
-from ._system import NO_LINKS, NO_SUCH, OPEN_NEW, OPEN_READ, swap_names, sync_folder
+from ._file_spots import Spot, Spots
+from ._flock import LOCK_EX, LOCK_UN, close_lock, flock, held
+from ._system import NO_LINKS, OPEN_NEW, OPEN_READ, swap_names, sync_folder
 
-_STRIPES = 64
-_REMEMBERED = 8192  # keys whose place on disk is not worked out again
 _ATTEMPTS = 10  # folders that vanish under a write are made again this often
-
-
-class _Spot(NamedTuple):
-    """Where a key lives: its file, the folders between the root and it, and its stripe."""
-
-    path: str
-    folders: tuple[str, ...]
-    stripe: str
-
-
-class _Spots(dict[str, _Spot]):
-    """The spots of the keys used lately."""
-
-    def __init__(self, find: Callable[[str], _Spot]) -> None:
-        self._find = find
-
-    def __missing__(self, key: str) -> _Spot:
-        spot = self._find(key)
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        self[key] = spot
-        return spot
 
 
 class FileBackend(Backend):
@@ -101,27 +77,27 @@ class FileBackend(Backend):
         self._options = {"layout": layout, "sync": sync, "suffix": suffix, "digest_len": digest_len}
         self._durable = sync == "full"
         self._closed = False
-        self._spots = _Spots(self._spot)
-        self._synced: set[str] = set()  # folders known to be durable
-        self._ready = False  # whether marker, locks and tmp were seen by this instance
-        self._own = os.path.join(self.path, RESERVED_FOLDER)
-        self._marker = Marker(self._own, self.place)
-        wanted = {"layout": layout, "suffix": suffix, "digest_len": str(digest_len) if layout == "plain" else ""}
-        self._marker.require({name: value for name, value in wanted.items() if value})
+        self._synced: set[str] = set()  # folders whose names are known to be durable
+        self._own = OwnFolder(self.path, self.place, durable=self._durable)
         if not os.path.isdir(self.path) and os.path.lexists(self.path):
-            raise BackendError(
-                "this is a file, not a folder", place=self.place, hint=f"For a database: sqlite:///{os.fspath(path)}"
-            )
-        settings = self._marker.settings
-        self._layout: Layout
-        self._names: Names
-        if settings.get("layout") == "plain":
+            hint = f"For a database write sqlite:///{os.fspath(path)}"
+            raise BackendError("this is a file, not a folder", place=self.place, hint=hint)
+        marker = self._own.marker
+        if layout not in ("", "framed", "plain") or not 0 <= digest_len <= 26:
+            text = f"layout is 'framed' or 'plain' and digest_len 0 to 26, not {layout!r} and {digest_len}"
+            raise UsageError(text, place=self.place)
+        wanted = {"layout": layout or marker.settings.get("layout", "framed")}
+        if layout == "plain":
+            wanted |= {"suffix": suffix, "digest_len": str(digest_len)}
+        marker.require(wanted)
+        self._layout: Layout = Framed()
+        names: Names = PortableNames()
+        if marker.settings["layout"] == "plain":
             self._layout = Plain()
-            self._names = DigestNames(settings.get("suffix", ""), int(settings.get("digest_len", "0")))
-        else:
-            self._marker.require({"layout": "framed"})
-            self._layout, self._names = Framed(), PortableNames()
+            names = DigestNames(marker.settings.get("suffix", ""), int(marker.settings.get("digest_len", "0")))
+        self._names = names
         self._read = self._layout.read
+        self._spots = Spots(self.path, names, self.place, self._check_open)
 
     @classmethod
     def from_url(cls, location: str, *, layout: str = "", sync: str = "full", suffix: str = "", digest_len: int = 0) -> Self:
@@ -142,14 +118,14 @@ class FileBackend(Backend):
         spot = self._spots[key]
         try:
             if spot.folders:
-                self._refuse_links(spot)
+                spot.refuse_links()
             fd = os.open(spot.path, OPEN_READ)
             try:
                 blob = self._read(fd)
             finally:
                 os.close(fd)
         except (OSError, IntegrityError) as error:
-            self._raise(error, key, "read")
+            self._fail(error, key, "read")
         if if_none_match is not None and blob.etag == if_none_match:
             raise NotModified(key=key, place=self.place)
         return blob
@@ -158,18 +134,22 @@ class FileBackend(Backend):
         try:
             return Meta(key, *self._version(self._spots[key]))
         except (OSError, IntegrityError) as error:
-            self._raise(error, key, "read")
+            self._fail(error, key, "read")
 
     def contains(self, key: str) -> bool:
         spot = self._spots[key]
         try:
             if spot.folders:
-                self._refuse_links(spot)
-            return stat.S_ISREG(os.lstat(spot.path).st_mode)
+                spot.refuse_links()
+            # Half the cost of lstat, but it says no for every kind of trouble, and only one kind means absent.
+            if os.access(spot.path, os.F_OK, follow_symlinks=False):
+                return True
+            os.lstat(spot.path)
+            return True
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            self._raise(error, key, "look at")
+            self._fail(error, key, "look at")
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         folder = self._start(prefix)
@@ -198,7 +178,7 @@ class FileBackend(Backend):
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                self._raise(error, None, "list")
+                self._fail(error, None, "list")
             files = [entry.name for entry in listing if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False)]
             if len(files) < len(listing):
                 for entry in listing:
@@ -224,14 +204,14 @@ class FileBackend(Backend):
             except IntegrityError:
                 # Listed all the same: whoever looks for damage must find it. No version compares equal to this one.
                 try:
-                    info = os.lstat(self._spot(key).path)
+                    info = os.lstat(self._spots[key].path)
                 except FileNotFoundError:
                     continue
                 yield Meta(key, ETag("damaged"), info.st_size, info.st_mtime)
 
-    def _version(self, spot: _Spot) -> tuple[ETag, int, float]:
+    def _version(self, spot: Spot) -> tuple[ETag, int, float]:
         if spot.folders:
-            self._refuse_links(spot)
+            spot.refuse_links()
         fd = os.open(spot.path, OPEN_READ)
         try:
             return self._layout.version(fd)
@@ -245,7 +225,7 @@ class FileBackend(Backend):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
         try:
-            fd = self._open_lock(spot.stripe)
+            fd = self._own.open_lock(spot.stripe)
             # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
             # lines, which call straight into C, from releasing the lock.
             try:
@@ -256,17 +236,17 @@ class FileBackend(Backend):
             finally:
                 flock(fd, LOCK_UN)
                 close_lock(fd)
-        except (OSError, IntegrityError) as error:
-            self._raise(error, key, "write")
+        except (OSError, PerdureError) as error:
+            self._fail(error, key, "write")
 
-    def _replace(self, spot: _Spot, data: Buffer, *, create: bool, guard: int) -> ETag:
-        temporary = os.path.join(self._own, "tmp", spot.stripe)
+    def _replace(self, spot: Spot, data: Buffer, *, create: bool, guard: int) -> ETag:
+        temporary = self._own.temporary(spot.stripe)
         try:
             etag = self._write_new(temporary, data, guard)
             for attempt in range(_ATTEMPTS):
                 try:
                     if spot.folders:
-                        self._refuse_links(spot)
+                        spot.refuse_links()
                     self._publish(temporary, spot.path, create)
                     break
                 except FileNotFoundError:
@@ -322,11 +302,11 @@ class FileBackend(Backend):
         else:
             os.replace(temporary, path)
 
-    def _check_condition(self, spot: _Spot, key: str, condition: Condition) -> None:
+    def _check_condition(self, spot: Spot, key: str, condition: Condition) -> None:
         try:
             if condition is ABSENT:
                 if spot.folders:
-                    self._refuse_links(spot)
+                    spot.refuse_links()
                 os.lstat(spot.path)
                 raise PreconditionError("the key exists already", key=key, place=self.place)
             if self._version(spot)[0] == condition:
@@ -341,14 +321,14 @@ class FileBackend(Backend):
         try:
             try:
                 if spot.folders:
-                    self._refuse_links(spot)
+                    spot.refuse_links()
                 if not stat.S_ISREG(os.lstat(spot.path).st_mode):
                     raise BackendError("what stands there is not a file of ours", key=key, place=self.place)
             except (FileNotFoundError, NotADirectoryError):
                 if if_match is None:
                     return
                 raise PreconditionError("the value is absent", key=key, place=self.place) from None
-            fd = self._open_lock(spot.stripe)
+            fd = self._own.open_lock(spot.stripe)
             try:
                 flock(fd, LOCK_EX)
                 if if_match is not None:
@@ -362,76 +342,19 @@ class FileBackend(Backend):
             finally:
                 flock(fd, LOCK_UN)
                 close_lock(fd)
-        except (OSError, IntegrityError) as error:
-            self._raise(error, key, "delete")
+        except (OSError, PerdureError) as error:
+            self._fail(error, key, "delete")
 
     # ------------------------------------------------------------------------------------------- folders, marker, upkeep
 
-    def _open_lock(self, stripe: str) -> int:
-        if not self._ready:
-            self._prepare()
-        path = os.path.join(self._own, "locks", stripe)
-        for _ in range(_ATTEMPTS):
-            try:
-                fd = open_lock(path)
-            except FileNotFoundError:
-                self._prepare()  # the folder was removed under us
-                continue
-            if os.fstat(fd).st_nlink:
-                return fd
-            close_lock(fd)  # ... just now: a lock on a file without a name would exclude nobody
-        raise BackendError("the folder is removed again and again", place=self.place)
-
-    def _prepare(self) -> None:
-        """Make the folder and what is ours in it, agree on the settings, and remove what killed writers left."""
-        self._check_open()
-        folders = [self.path, self._own, os.path.join(self._own, "locks"), os.path.join(self._own, "tmp")]
-        self._synced.clear()
-        self._make(self.path, parents=True)
-        for folder in folders[1:]:
-            self._make(folder)
-        for folder in folders[1:]:
-            if os.path.islink(folder):
-                raise BackendError(f"{folder} is a link", place=self.place, hint="Remove it: somebody planted it.")
-        fd = open_lock(os.path.join(folders[2], "00"))
-        try:
-            flock(fd, LOCK_EX)
-            self._marker.write(os.path.join(folders[3], "00"), durable=self._durable)
-        finally:
-            flock(fd, LOCK_UN)
-            close_lock(fd)
-        if self._durable:
-            # Whoever made these folders may not have come to that yet, and our first value is to last.
-            for folder in (self.path, os.path.dirname(self.path)):
-                try:
-                    sync_folder(folder)
-                except PermissionError:
-                    continue  # a parent we may not read: then it is not we who could have made this folder
-        self._ready = True
-        self.sweep()
-
-    def _make_folders(self, spot: _Spot) -> None:
+    def _make_folders(self, spot: Spot) -> None:
         self._synced.difference_update(spot.folders)
-        if not os.path.isdir(os.path.join(self._own, "tmp")):
+        if not os.path.lexists(self._own.temporary(spot.stripe)):
             raise BackendError("the folder was removed in the middle of a write", errno=errno.ENOENT, hint="Try again.")
         for folder in spot.folders:
-            self._make(folder)
+            self._own.make(folder)
 
-    def _make(self, folder: str, *, parents: bool = False) -> None:
-        missing = [folder]
-        while parents and not os.path.isdir(parent := os.path.dirname(missing[-1])):
-            missing.append(parent)
-        for path in reversed(missing):
-            try:
-                os.mkdir(path)
-            except FileExistsError:
-                if not os.path.isdir(path):
-                    raise
-                continue
-            if self._durable:
-                sync_folder(os.path.dirname(path))
-
-    def _sync_names(self, spot: _Spot) -> None:
+    def _sync_names(self, spot: Spot) -> None:
         """Make the name of a value durable, and once also the folders on the way to it: another process may have made them
         and not have come to that."""
         try:
@@ -449,36 +372,12 @@ class FileBackend(Backend):
             ) from error
 
     def leftovers(self) -> list[str]:
-        """Files that killed writers left behind; a live writer's are not among them."""
-        return self._leftovers(remove=False)
+        """Files that killed writers left behind; a live writer's are not among them. At most 64."""
+        return self._own.sweep(remove=False)
 
     def sweep(self) -> list[str]:
-        """Remove what killed writers left behind, without disturbing live ones, and tell what it was."""
-        return self._leftovers(remove=True)
-
-    def _leftovers(self, *, remove: bool) -> list[str]:
-        found = []
-        folder = os.path.join(self._own, "tmp")
-        try:
-            names = os.listdir(folder)
-        except FileNotFoundError:
-            return []
-        for name in names:
-            path = os.path.join(folder, name)
-            if not (len(name) == 2 and name.isdigit() and int(name) < _STRIPES):
-                continue
-            fd = open_lock(os.path.join(self._own, "locks", name))
-            try:
-                flock(fd, LOCK_EX | LOCK_NB)
-                found.append(path)
-                if remove:
-                    _remove(path)
-            except BlockingIOError:
-                continue  # a live writer's
-            finally:
-                flock(fd, LOCK_UN)
-                close_lock(fd)
-        return found
+        """Remove what killed writers left behind and tell what it was. The first write of every instance does this too."""
+        return self._own.sweep()
 
     def set_aside(self, key: str) -> str:
         """Move a value's file, whatever its state, out of the way without reading it. Returns where it is now.
@@ -487,12 +386,12 @@ class FileBackend(Backend):
             NotFoundError: There is no file for this key.
         """
         spot = self._spots[key]
-        folder = os.path.join(self._own, "set-aside")
+        folder = os.path.join(self._own.path, "set-aside")
         try:
-            fd = self._open_lock(spot.stripe)
+            fd = self._own.open_lock(spot.stripe)
             try:
                 flock(fd, LOCK_EX)
-                self._make(folder)
+                self._own.make(folder)
                 number = 0
                 stem = os.path.join(folder, os.path.relpath(spot.path, self.path).replace(os.sep, ",")[-200:])
                 while os.path.lexists(target := f"{stem}.{number}"):
@@ -505,17 +404,17 @@ class FileBackend(Backend):
                 flock(fd, LOCK_UN)
                 close_lock(fd)
         except OSError as error:
-            self._raise(error, key, "set aside")
+            self._fail(error, key, "set aside")
         return target
 
     def recorded(self) -> dict[str, str]:
         hidden = ("layout", "suffix", "digest_len")
-        return {name: value for name, value in self._marker.settings.items() if name not in hidden}
+        return {name: value for name, value in self._own.marker.settings.items() if name not in hidden}
 
     def record(self, settings: Mapping[str, str]) -> None:
-        if not settings.items() <= self._marker.settings.items():
-            self._marker.require(settings)
-            self._ready = False  # the next write adds them to the marker
+        if not settings.items() <= self._own.marker.settings.items():
+            self._own.marker.require(settings)
+            self._own.ready = False  # the next write adds them to the marker
 
     def guarantees(self) -> Guarantees:
         survives = "a power cut" if self._durable else "a killed process; not a power cut (the last seconds may be lost)"
@@ -535,79 +434,22 @@ class FileBackend(Backend):
 
     # ----------------------------------------------------------------------------------------------------------- details
 
-    def _spot(self, key: str) -> _Spot:
-        """Work out where a key lives; only checks of the key itself, no input or output."""
-        check_key(key)
-        self._check_open()
-        *parents, last = key.split("/")
-        try:
-            folders = [self.path]
-            for segment in parents:
-                folders.append(os.path.join(folders[-1], self._fits(self._names.folder(segment), segment)))
-            path = os.path.join(folders[-1], self._fits(self._names.file(last), last))
-        except InvalidKeyError as error:
-            error.key = key
-            raise error.at(place=self.place) from None
-        if len(path) > 4000:  # the kernel takes paths of 4095 bytes
-            raise InvalidKeyError("all segments together are too long for a path", key=key, place=self.place)
-        return _Spot(path, tuple(folders[1:]), f"{crc32(key.encode()) % _STRIPES:02d}")
-
-    def _fits(self, name: str, segment: str) -> str:
-        if len(name) > 255:
-            raise InvalidKeyError(
-                f"the segment {segment[:20]}... needs a file name of {len(name)} characters, and 255 are the most",
-                hint="Shorten it, split it into several segments, or use a hash of it.",
-            )
-        return name
-
-    def _refuse_links(self, spot: _Spot) -> None:
-        """A link among the folders of a key would lead out of ours. (Whoever can swap folders for links between this look
-        and the open can already replace every value.)"""
-        for folder in spot.folders:
-            if stat.S_ISLNK(os.lstat(folder).st_mode):
-                raise OSError(errno.ELOOP, "a folder on the way is a link", folder)
-
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
 
-    def _raise(self, error: OSError | PerdureError, key: str | None, doing: str) -> NoReturn:
-        """Raise what a caller can react to, for whatever the system said."""
-        if isinstance(error, PerdureError):
-            raise error.at(key, self.place)
-        number = error.errno
-        if number in NO_SUCH and doing in ("read", "set aside"):
-            raise NotFoundError(key=key, place=self.place) from None
-        if number == errno.ENAMETOOLONG:
-            raise InvalidKeyError(
-                "the name is too long for this file system", key=key, place=self.place, hint="Shorten the key."
-            ) from error
-        hints = {
-            errno.ENOENT: "The folder was removed in the middle: try again.",
-            errno.ENOSPC: "The disk is full: free some space. What was stored before is unchanged.",
-            errno.EDQUOT: "The quota is used up: free some space. What was stored before is unchanged.",
-            errno.EROFS: "The file system is read-only: remount it, or write elsewhere.",
-            errno.EACCES: "Permission denied: check the owner and mode of the folder.",
-            errno.EPERM: "Permission denied: check the owner and mode of the folder.",
-            errno.ELOOP: "A symbolic link stands where a file or folder of ours belongs: remove it.",
-            errno.EISDIR: "A folder stands where the value's file belongs: move it away.",
-            errno.EMFILE: "Too many open files in this process: raise `ulimit -n` or close some.",
-            errno.EIO: "The disk reports an error: copy what can be read, and check it.",
-        }
-        raise BackendError(
-            f"cannot {doing} ({error.strerror or error})",
-            key=key,
-            place=self.place,
-            errno=number,
-            hint=hints.get(number or 0),
-        ) from error
+    def _fail(self, error: OSError | PerdureError, key: str | None, doing: str) -> NoReturn:
+        explained = explain(error, key, self.place, doing)
+        if explained is error:
+            raise explained
+        raise explained from error
 
 
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
-        pass  # published, or removed by the next holder of the lock
+        pass  # published already
 
 
 def _reopen(cls: type[FileBackend], path: str, options: dict[str, Any], settings: dict[str, str]) -> FileBackend:

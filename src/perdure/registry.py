@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from .errors import MissingExtraError, UsageError
 from .protocol import Backend
@@ -88,9 +88,9 @@ def _split(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str
     scheme, colon, rest = text.partition(":")
     # A single letter before the colon is a Windows drive, and a separator before it is just a strange folder name.
     if not isinstance(where, str) or not colon or len(scheme) < 2 or not scheme.replace("+", "").isalnum():
-        return "file", text, []
+        return "file", "/" + text.lstrip("/") if text.startswith("//") else text, []
     location, _, query = rest.partition("?")
-    return scheme.lower(), location, parse_qsl(query, keep_blank_values=True)
+    return scheme.lower(), unquote(location), parse_qsl(query, keep_blank_values=True)
 
 
 def _bare(where: str | os.PathLike[str]) -> str:
