@@ -90,10 +90,11 @@ class Framed:
 
     def write(self, fd: int, data: Buffer) -> ETag:
         token = os.urandom(16)
-        size = data.nbytes if isinstance(data, memoryview) else len(data)
-        head = self._header.pack(b"PRDF", 1, size, time_ns(), token, 0)[: self._checked]
-        head += crc32(head).to_bytes(4, "big")
-        write_all(fd, [head, data if isinstance(data, bytes) else memoryview(data).cast("B")])
+        if not isinstance(data, bytes):
+            view = memoryview(data)
+            data = view.cast("B") if view.c_contiguous else view.tobytes()
+        head = self._header.pack(b"PRDF", 1, len(data), time_ns(), token, 0)[: self._checked]
+        write_all(fd, [head, crc32(head).to_bytes(4, "big"), data])
         return ETag(token.hex())
 
 

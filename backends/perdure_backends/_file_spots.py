@@ -56,8 +56,10 @@ class Spots(dict[str, Spot]):
         *parents, last = key.split("/")
         folders = [self._root]
         try:
+            # One limit for all segments: a key's last one may become a folder's name tomorrow.
             for segment in parents:
-                folders.append(os.path.join(folders[-1], _fitting(self._names.folder(segment), segment)))
+                _fitting(self._names.file(segment), segment)
+                folders.append(os.path.join(folders[-1], self._names.folder(segment)))
             path = os.path.join(folders[-1], _fitting(self._names.file(last), last))
         except InvalidKeyError as error:
             error.key, error.place = key, self._place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import cast
 
@@ -41,7 +41,7 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, parts: list[bytes | memoryview]) -> None:
+def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
     """Write everything in as few calls as the kernel allows: a full disk and very large values cut a write short."""
     if not hasattr(os, "writev"):
         for part in parts:

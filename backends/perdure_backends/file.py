@@ -28,7 +28,7 @@ from perdure.errors import (
     UnknownOutcomeError,
     UsageError,
 )
-from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_prefix
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
 
 from ._file_errors import explain
 from ._file_folder import OwnFolder
@@ -115,8 +115,8 @@ class FileBackend(Backend):
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
-        spot = self._spots[key]
         try:
+            spot = self._spots[key]
             if spot.folders:
                 spot.refuse_links()
             fd = os.open(spot.path, OPEN_READ)
@@ -124,7 +124,7 @@ class FileBackend(Backend):
                 blob = self._read(fd)
             finally:
                 os.close(fd)
-        except (OSError, IntegrityError) as error:
+        except (OSError, IntegrityError, TypeError) as error:
             self._fail(error, key, "read")
         if if_none_match is not None and blob.etag == if_none_match:
             raise NotModified(key=key, place=self.place)
@@ -133,12 +133,12 @@ class FileBackend(Backend):
     def head(self, key: str) -> Meta:
         try:
             return Meta(key, *self._version(self._spots[key]))
-        except (OSError, IntegrityError) as error:
+        except (OSError, IntegrityError, TypeError) as error:
             self._fail(error, key, "read")
 
     def contains(self, key: str) -> bool:
-        spot = self._spots[key]
         try:
+            spot = self._spots[key]
             if spot.folders:
                 spot.refuse_links()
             # Half the cost of lstat, but it says no for every kind of trouble, and only one kind means absent.
@@ -148,7 +148,7 @@ class FileBackend(Backend):
             return True
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError as error:
+        except (OSError, TypeError) as error:
             self._fail(error, key, "look at")
 
     def keys(self, prefix: str = "") -> Iterator[str]:
@@ -221,10 +221,10 @@ class FileBackend(Backend):
     # ---------------------------------------------------------------------------------------------------------- writing
 
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
-        spot = self._spots[key]
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
         try:
+            spot = self._spots[key]
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
             fd = self._own.open_lock(spot.stripe)
             # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
             # lines, which call straight into C, from releasing the lock.
@@ -236,7 +236,7 @@ class FileBackend(Backend):
             finally:
                 flock(fd, LOCK_UN)
                 close_lock(fd)
-        except (OSError, PerdureError) as error:
+        except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "write")
 
     def _replace(self, spot: Spot, data: Buffer, *, create: bool, guard: int) -> ETag:
@@ -317,8 +317,8 @@ class FileBackend(Backend):
                 raise PreconditionError("the value is absent", key=key, place=self.place) from None
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
-        spot = self._spots[key]
         try:
+            spot = self._spots[key]
             try:
                 if spot.folders:
                     spot.refuse_links()
@@ -342,7 +342,7 @@ class FileBackend(Backend):
             finally:
                 flock(fd, LOCK_UN)
                 close_lock(fd)
-        except (OSError, PerdureError) as error:
+        except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "delete")
 
     # ------------------------------------------------------------------------------------------- folders, marker, upkeep
@@ -438,7 +438,10 @@ class FileBackend(Backend):
         if self._closed:
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
 
-    def _fail(self, error: OSError | PerdureError, key: str | None, doing: str) -> NoReturn:
+    def _fail(self, error: OSError | PerdureError | TypeError, key: Any, doing: str) -> NoReturn:
+        if isinstance(error, TypeError):
+            check_key(key)  # something no dict takes is no key either
+            raise error
         explained = explain(error, key, self.place, doing)
         if explained is error:
             raise explained
