@@ -46,7 +46,7 @@ class Account(NamedTuple):
     is_aws: bool
     source: Any
 
-    def credentials(self) -> Credentials:
+    def credentials(self, place: str) -> Credentials:
         """The credentials to sign with now. Thread-safe; may send requests of its own when temporary ones run out."""
         from botocore.exceptions import BotoCoreError
 

@@ -10,6 +10,7 @@ All listen on 127.0.0.1, keep their data in a temporary folder, and are stopped 
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
@@ -137,6 +138,7 @@ def moto() -> Iterator[S3Server]:
         from moto.server import ThreadedMotoServer
     except ImportError as error:
         raise _missing(error.name or "moto", "'moto[s3]' flask flask-cors") from error
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

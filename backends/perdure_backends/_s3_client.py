@@ -1,0 +1,332 @@
+"""Requests to one bucket: signed, sent again where that is right, and every refusal turned into a clear error."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping
+from html import unescape
+from typing import Literal, NamedTuple, NoReturn
+from urllib.parse import quote
+
+from perdure.errors import BackendError, UnavailableError, UnknownOutcomeError
+from perdure.protocol import Buffer
+
+from ._s3_account import Account, Settings, find_account
+from ._s3_http import LostAnswerError, NotSentError, Pool, Reply
+from ._s3_sign import sign
+
+Method = Literal["GET", "HEAD", "PUT", "DELETE"]
+
+_is_plain = re.compile(r"[A-Za-z0-9_.~/-]*\Z").match
+_find_code = re.compile(r"<Code>([^<]*)</Code>").search
+_find_message = re.compile(r"<Message>([^<]*)</Message>").search
+_find_region = re.compile(r"<Region>([a-z0-9-]+)</Region>").search
+
+_ANSWERS = frozenset((200, 204, 304, 404, 412))
+# Not carried out, and worth another try. (Of 5xx nobody knows whether it was: a middle box may say so after forwarding.)
+_AGAIN = frozenset(
+    (
+        "RequestTimeout",
+        "IncompleteBody",
+        "BadDigest",
+        "XAmzContentSHA256Mismatch",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+    )
+)
+_STALE = frozenset(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"))
+_HINTS = {
+    "InvalidAccessKeyId": "The server does not know this access key: check the credentials, the profile and the endpoint.",
+    "SignatureDoesNotMatch": "The secret key is wrong, or something on the way changes requests.",
+    "RequestTimeTooSkewed": "The clock of this machine is wrong: set it.",
+    "ExpiredToken": "The temporary credentials ran out: log in again.",
+    "InvalidBucketName": "Bucket names have 3 to 63 lower-case letters, digits, dots and hyphens.",
+    "EntityTooLarge": "A value may have 5 GiB at most.",
+}
+_FORBIDDEN = (
+    "The credentials are wrong, or do not allow this: they need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket "
+    "(without the last, S3 answers 403 for keys that are merely absent)."
+)
+
+
+class Answer(NamedTuple):
+    """The answer to a request that was sent once or more.
+
+    Attributes:
+        status: 200, 204, 304, 404 (the bucket is there, the object is not) or 412.
+        headers: Names in lower case.
+        body: As received.
+        doubt: An earlier attempt of this request may have been carried out without our seeing its answer.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    doubt: bool
+
+
+class Client:
+    """Thread-safe. Connects at the first request; call `after_fork` in a child.
+
+    Args:
+        settings: The bucket and the account.
+        place: For messages.
+        timeout: Seconds without progress until an attempt is given up.
+        deadline: Seconds until a request is given up, all attempts included.
+        attempts: How often to send a request at most.
+        create: Create the bucket when it is missing.
+        keep: How many idle connections to keep.
+    """
+
+    def __init__(
+        self, settings: Settings, place: str, *, timeout: float, deadline: float, attempts: int, create: bool, keep: int
+    ) -> None:
+        self.place = place
+        self._settings = settings
+        self._timeout = timeout
+        self._deadline = deadline
+        self._attempts = attempts
+        self._create = create
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._bucket_lock = threading.Lock()
+        self._door: tuple[Account, Pool] | None = None
+        self._region: str | None = None
+        self._bucket_is_there = False
+        self._closed = False
+
+    @property
+    def account(self) -> Account:
+        """Where requests go; found out at the first use."""
+        return self._open_door()[0]
+
+    def close(self) -> None:
+        """Drop the connections. Every later request raises `BackendError`."""
+        with self._lock:
+            self._closed = True
+            if self._door:
+                self._door[1].close()
+
+    def after_fork(self) -> None:
+        """In a child: forget locks that nobody here would release, and connections that belong to the parent."""
+        self._lock = threading.Lock()
+        self._bucket_lock = threading.Lock()
+        if self._door:
+            self._door[1].forget()
+        self._door = None
+
+    def send(
+        self,
+        method: Method,
+        name: str,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+        key: str | None = None,
+        token: str | None = None,
+    ) -> Answer:
+        """Send a request until it is answered.
+
+        Args:
+            method: In capitals.
+            name: The object; `""` is the bucket itself.
+            query: Parameters sorted by name, percent-encoded.
+            headers: Names in lower case; values are ASCII without line ends.
+            body: What to store.
+            key: For messages.
+            token: For an `UnknownOutcomeError`.
+
+        Raises:
+            UnavailableError: It was not carried out: no connection, or, for reads, no whole answer.
+            UnknownOutcomeError: A write was sent, and may or may not have been carried out.
+            BackendError: The server refuses it, or the bucket is missing.
+        """
+        writes = method in ("PUT", "DELETE")
+        if writes and name and not self._bucket_is_there and not self.account.is_aws:
+            # Some servers create a missing bucket at the first write, and delete from one without a word.
+            self.require_bucket(key)
+        give_up = time.monotonic() + self._deadline
+        doubt, fresh = False, False
+        attempt = 0
+        while True:
+            attempt += 1
+            pause = random.uniform(0.5, 1.0) * min(5.0, 0.02 * 3 ** (attempt - 1))
+            cause: Exception | None = None
+            account, pool = self._open_door()
+            try:
+                reply = self._attempt(account, pool, method, name, query, headers or {}, body, give_up)
+            except NotSentError as error:
+                problem, cause = f"there is no connection to {account.host}: {error}", error
+                if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                    hint = "Name the right authority with ca_bundle= or AWS_CA_BUNDLE."
+                    raise BackendError(problem, key=key, place=self.place, hint=hint) from error
+            except LostAnswerError as error:
+                problem, cause, doubt = f"the answer of {account.host} did not arrive: {error}", error, True
+            else:
+                status = reply.status
+                code = _code(reply) if status >= 300 else ""
+                if status == 404 and not self._is_only_the_object(reply, code, name, key):
+                    code = "OperationAborted"  # the bucket has just been created: again
+                elif status in _ANSWERS:
+                    self._bucket_is_there = self._bucket_is_there or status != 404
+                    return Answer(status, reply.headers, reply.body, doubt)
+                if not fresh and self._is_elsewhere(reply, account, code):
+                    fresh = True
+                    continue
+                if not fresh and code in _STALE:
+                    fresh = True
+                    self._forget_door(account)
+                    continue
+                unsure = status >= 500 and status != 501
+                if not (unsure or status in (408, 429) or (status == 409 and name) or code in _AGAIN):
+                    self._refused(reply, code, account, key, token if doubt else None)
+                problem = f"{account.host} answered {status} {code}".rstrip()
+                doubt = doubt or unsure
+                if reply.headers.get("retry-after", "").isdigit():
+                    pause = max(pause, min(5.0, float(reply.headers["retry-after"])))
+            if attempt >= self._attempts or time.monotonic() + pause >= give_up:
+                times = f" ({attempt} attempts)" if attempt > 1 else ""
+                if writes and doubt:
+                    raise unknown_outcome(problem + times, key, self.place, token) from cause
+                raise UnavailableError(problem + times, key=key, place=self.place, hint="Try again later.") from cause
+            time.sleep(pause)
+
+    def require_bucket(self, key: str | None = None) -> None:
+        """Make sure the bucket is there; create it when that was asked for. One request, once.
+
+        Raises:
+            BackendError: It is missing.
+        """
+        with self._bucket_lock:
+            if self._bucket_is_there:
+                return
+            answer = self.send("HEAD", "", key=key)
+            if answer.status == 404:
+                self._missing(key)
+            self._bucket_is_there = True
+
+    def _attempt(
+        self,
+        account: Account,
+        pool: Pool,
+        method: Method,
+        name: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview,
+        give_up: float,
+    ) -> Reply:
+        path = account.path
+        if name or not path:
+            path += "/" + (name if _is_plain(name) else quote(name, safe="/~"))
+        signed = sign(
+            method, path, query, {"host": account.host, **headers}, body, account.credentials(self.place), account.region
+        )
+        signed.append(("accept-encoding", "identity"))
+        signed.append(("user-agent", "perdure"))
+        return pool.request(method, f"{path}?{query}" if query else path, signed, body, give_up)
+
+    def _open_door(self) -> tuple[Account, Pool]:
+        door = self._door
+        if door is not None and not self._closed:
+            return door
+        with self._lock:
+            if self._closed:
+                raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
+            if self._door is None:
+                account = find_account(self._settings, self.place, self._region)
+                self._door = account, Pool(account.route, self._timeout, self._keep)
+            return self._door
+
+    def _forget_door(self, account: Account) -> None:
+        with self._lock:
+            if self._door is not None and self._door[0] is account:
+                self._door[1].close()
+                self._door = None
+
+    def _is_elsewhere(self, reply: Reply, account: Account, code: str) -> bool:
+        """Note the bucket's real region where an answer names another one than we used."""
+        if reply.status not in (301, 307, 400, 403) or (
+            reply.status == 400 and code not in ("AuthorizationHeaderMalformed", "")
+        ):
+            return False
+        region = reply.headers.get("x-amz-bucket-region")
+        if region is None and (found := _find_region(reply.body.decode("utf-8", "replace"))):
+            region = found[1]
+        if region is None or region == account.region or not re.fullmatch(r"[a-z0-9-]{2,40}", region):
+            return False
+        with self._lock:
+            self._region = region
+        self._forget_door(account)
+        return True
+
+    def _is_only_the_object(self, reply: Reply, code: str, name: str, key: str | None) -> bool:
+        """Tell a missing object (`True`) from a missing bucket, which is an error, or is created now (`False`)."""
+        if not name and reply.body == b"":
+            return True  # a question about the bucket itself
+        if code == "NoSuchBucket":
+            self._bucket_is_there = False
+            self._missing(key)
+            return False
+        if code != "NoSuchKey" and not self._bucket_is_there:  # HEAD has no body to tell the two apart
+            self.require_bucket(key)
+        return True
+
+    def _missing(self, key: str | None) -> None:
+        bucket = self._settings.bucket
+        if not self._create:
+            hint = "Check the name, or open it with create=True."
+            raise BackendError(f"there is no bucket {bucket!r}", key=key, place=self.place, hint=hint)
+        account = self.account
+        body = b""
+        if account.is_aws and account.region != "us-east-1":
+            namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+            body = f'<CreateBucketConfiguration xmlns="{namespace}"><LocationConstraint>{account.region}'.encode()
+            body += b"</LocationConstraint></CreateBucketConfiguration>"
+        try:
+            self.send("PUT", "", body=body, key=key)
+        except BackendError as error:
+            if "BucketAlreadyOwnedByYou" not in error.problem:
+                raise
+        self._bucket_is_there = True
+
+    def _refused(self, reply: Reply, code: str, account: Account, key: str | None, token: str | None) -> NoReturn:
+        said = _find_message(reply.body.decode("utf-8", "replace"))
+        message = f": {unescape(said[1])[:300]}" if said else ""
+        problem = f"{account.host} refuses: {reply.status} {code}".rstrip() + message
+        if token is not None:
+            raise unknown_outcome(problem, key, self.place, token)
+        hint = _HINTS.get(code)
+        if hint is None and reply.status in (401, 403):
+            hint = _FORBIDDEN
+        if reply.status in (301, 307):
+            hint = "The bucket is in another region: give region=."
+        if reply.status == 501:
+            hint = "The server cannot do this; use another one."
+        raise BackendError(problem, key=key, place=self.place, hint=hint)
+
+
+def unknown_outcome(problem: str, key: str | None, place: str, token: str | None) -> UnknownOutcomeError:
+    """The error for a write of which nobody can tell."""
+    error = UnknownOutcomeError(
+        f"the write may or may not have happened: {problem}", key=key, place=place, hint="Read the key to see what is there."
+    )
+    error.token = token
+    return error
+
+
+def flat(data: Buffer) -> bytes | memoryview:
+    """`data` as plain bytes in a row, without a copy where possible."""
+    if isinstance(data, bytes):
+        return data
+    view = memoryview(data)
+    return view.cast("B") if view.c_contiguous else bytes(view)
+
+
+def _code(reply: Reply) -> str:
+    found = _find_code(reply.body.decode("utf-8", "replace")) if reply.body else None
+    return found[1] if found else ""
