@@ -1,0 +1,371 @@
+"""What is special about a folder: names, links, strangers' files, the marker, locks and leftovers, layouts."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import perdure
+from perdure.protocol import ABSENT
+from perdure_backends._file_folder import STRIPES
+from perdure_backends._file_names import DigestNames, PortableNames
+from perdure_backends._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock
+from perdure_backends.file import FileBackend
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def backend(folder: Path) -> FileBackend:
+    return FileBackend(folder, sync="normal")
+
+
+def test_opening_and_reading_create_nothing(folder: Path, backend: FileBackend) -> None:
+    assert list(backend.keys()) == list(backend.scan()) == []
+    assert not backend.contains("a")
+    with pytest.raises(perdure.NotFoundError):
+        backend.get("a")
+    backend.delete("a")
+    with pytest.raises(perdure.PreconditionError):
+        backend.delete("a", if_match=perdure.ETag("x"))
+    assert not folder.exists()
+
+
+def test_a_relative_path_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    backend = perdure.open_backend("data")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    backend.put("a", b"1")
+    assert (tmp_path / "data" / "a.perdure").exists()
+    assert perdure.open_backend(f"file:{tmp_path}/data").get("a").data == b"1"
+    assert perdure.open_backend(f"file://{tmp_path}/data").get("a").data == b"1"
+    assert pickle.loads(pickle.dumps(backend)).get("a").data == b"1"
+
+
+def test_a_removed_folder_is_empty_and_made_again(folder: Path, backend: FileBackend) -> None:
+    backend.put("a/b", b"1")
+    shutil.rmtree(folder)
+    assert list(backend.keys()) == []
+    assert not backend.contains("a/b")
+    backend.put("a/b", b"2", if_match=ABSENT)
+    shutil.rmtree(folder / "a")
+    backend.put("a/b", b"3")
+    assert FileBackend(folder).get("a/b").data == b"3"
+
+
+def test_files_of_others_are_neither_listed_nor_touched(folder: Path, backend: FileBackend) -> None:
+    backend.put("item", b"1")
+    strangers = [
+        "item (1).perdure",
+        "Notes.perdure",
+        "notes.txt",
+        "con.perdure",
+        ".hidden.perdure",
+        "a\nb.perdure",
+        "x+.perdure",
+    ]
+    for name in strangers:
+        (folder / name).write_bytes(b"mine")
+    (folder / "Sub").mkdir()
+    (folder / "Sub" / "x.perdure").write_bytes(b"mine")
+    assert list(backend.keys()) == ["item"]
+    assert [meta.key for meta in backend.scan()] == ["item"]
+    backend.delete_many(list(backend.keys()))
+    backend.sweep()
+    assert all((folder / name).read_bytes() == b"mine" for name in [*strangers, "Sub/x.perdure"])
+
+
+def test_planted_links_lead_nowhere(tmp_path: Path, folder: Path, backend: FileBackend) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    secret = outside / "secret.perdure"
+    FileBackend(outside).put("secret", b"secret")
+    before = secret.read_bytes()
+    backend.put("real/key", b"1")
+    (folder / "link.perdure").symlink_to(secret)
+    (folder / "door").symlink_to(outside)
+    assert sorted(backend.keys()) == ["real/key"]
+    assert list(backend.keys("door/")) == []
+    for key in ("link", "door/secret"):
+        with pytest.raises(perdure.BackendError, match="link"):
+            backend.get(key)
+    for key in ("door/secret", "door/new"):
+        for act in (lambda key=key: backend.put(key, b"2"), lambda key=key: backend.delete(key)):
+            with pytest.raises(perdure.BackendError, match="link"):
+                act()
+    backend.put("link", b"2")  # replaces the link itself
+    assert backend.get("link").data == b"2"
+    # ... and after the folder was in use, and known
+    shutil.rmtree(folder / "real")
+    (folder / "real").symlink_to(outside)
+    with pytest.raises(perdure.BackendError, match="link"):
+        backend.put("real/key", b"2")
+    assert secret.read_bytes() == before
+    assert sorted(path.name for path in outside.iterdir()) == [".perdure", "secret.perdure"]
+
+
+@pytest.mark.parametrize("spot", ["locks/{}", "tmp/{}"])
+def test_planted_links_among_our_own_files(tmp_path: Path, folder: Path, backend: FileBackend, spot: str) -> None:
+    backend.put("a", b"1")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    for number in range(STRIPES):
+        path = folder / ".perdure" / spot.format(f"{number:02d}")
+        path.unlink(missing_ok=True)
+        path.symlink_to(victim)
+    try:
+        backend.put("a", b"2")
+    except perdure.BackendError as error:
+        assert "link" in str(error)
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_pipe_or_a_folder_in_a_values_place_does_not_hang(folder: Path, backend: FileBackend) -> None:
+    backend.put("a", b"1")
+    os.mkfifo(folder / "pipe.perdure")
+    (folder / "dir.perdure").mkdir()
+    assert list(backend.keys()) == ["a"]
+    for key in ("pipe", "dir"):
+        with pytest.raises((perdure.BackendError, perdure.IntegrityError)):
+            backend.get(key)
+    with pytest.raises(perdure.BackendError):
+        backend.put("dir", b"2")
+    assert (folder / "dir.perdure").is_dir()
+    backend.put("pipe", b"2")
+    assert backend.get("pipe").data == b"2"
+
+
+def test_names_differ_without_regard_to_case_and_come_back(folder: Path) -> None:
+    names = PortableNames()
+    segments = [
+        "theme",
+        "Theme",
+        "THEME",
+        "con",
+        "Con",
+        "nul.txt",
+        "com1",
+        "a.",
+        "a..",
+        ".a",
+        ".perdure",
+        "a.perdure",
+        "-",
+        "~",
+        "A" * 200,
+    ]
+    files = [names.file(segment) for segment in segments]
+    assert len({file.lower() for file in files}) == len(segments)
+    assert list(names.segments(files)) == segments
+    assert [names.folder_segment(names.folder(segment)) for segment in segments] == segments
+    reserved = {"con", "nul", "com1"}
+    assert not any(file.split(".")[0].lower() in reserved for file in files)
+    backend = FileBackend(folder)
+    for segment in segments:
+        backend.put(f"{segment}/{segment}", segment.encode())
+    assert sorted(backend.keys()) == sorted(f"{segment}/{segment}" for segment in segments)
+
+
+def test_names_with_digests_are_those_that_persidict_writes() -> None:
+    names = DigestNames(".pkl", 4)
+    assert names.file("a") == "a_btax.pkl"
+    # persidict takes the second of these for the first; here they are two keys
+    assert names.file("a_btax") == "a_btax_" + names.file("a_btax")[7:] != names.file("a")
+    assert list(names.segments(["a_btax.pkl", "plain.pkl", "a_btay.pkl", "a_btax.json"])) == ["a"]
+
+
+def test_the_marker_makes_reopening_need_no_arguments_and_refuses_mixing(folder: Path) -> None:
+    plain = FileBackend(folder, layout="plain", suffix=".bin", digest_len=0)
+    plain.put("a", b"1")
+    assert (folder / "a.bin").read_bytes() == b"1"
+    assert FileBackend(folder).get("a").data == b"1"
+    for options in (
+        {"layout": "framed"},
+        {"layout": "plain", "suffix": ".txt"},
+        {"layout": "plain", "suffix": ".bin", "digest_len": 4},
+    ):
+        with pytest.raises(perdure.UsageError, match="written with"):
+            FileBackend(folder, **options)
+
+
+def test_of_two_that_start_with_different_settings_the_second_is_refused(folder: Path) -> None:
+    first, second = FileBackend(folder), FileBackend(folder)
+    first.record({"codec": "msgpack"})
+    second.record({"codec": "pkl"})
+    first.put("a", b"1")
+    for _ in range(2):  # and stays refused
+        with pytest.raises(perdure.UsageError, match="codec 'msgpack', not 'pkl'"):
+            second.put("a", b"2")
+    assert first.recorded() == FileBackend(folder).recorded() == {"codec": "msgpack"}
+
+
+def test_a_marker_of_a_newer_format_or_of_somebody_else_is_refused(folder: Path, backend: FileBackend) -> None:
+    backend.put("a", b"1")
+    marker = folder / ".perdure" / "marker"
+    marker.write_text("perdure folder, format 2\n")
+    with pytest.raises(perdure.UsageError, match="Upgrade"):
+        FileBackend(folder)
+    marker.write_text("something else\n")
+    with pytest.raises(perdure.UsageError, match="not ours"):
+        FileBackend(folder)
+
+
+def test_leftovers_are_bounded_and_swept_but_a_live_writers_are_not(folder: Path, backend: FileBackend) -> None:
+    backend.put("a", b"1")
+    tmp = folder / ".perdure" / "tmp"
+    for number in range(STRIPES):
+        (tmp / f"{number:02d}").write_bytes(b"half")
+    (tmp / "stranger").write_bytes(b"mine")
+    fd = open_lock(str(folder / ".perdure" / "locks" / "07"))
+    flock(fd, LOCK_EX)
+    try:
+        assert len(backend.leftovers()) == STRIPES - 1
+        FileBackend(folder).put("b", b"1")  # a new instance's first write sweeps
+        assert sorted(path.name for path in tmp.iterdir()) == ["07", "stranger"]
+    finally:
+        flock(fd, LOCK_UN)
+        close_lock(fd)
+    assert backend.sweep() == [str(tmp / "07")]
+    assert backend.leftovers() == []
+
+
+def test_a_leftover_that_is_a_second_name_of_a_value_is_not_written_into(folder: Path, backend: FileBackend) -> None:
+    """A writer killed between link and unlink leaves one."""
+    backend.put("a", b"acknowledged", if_match=ABSENT)
+    tmp = folder / ".perdure" / "tmp"
+    for number in range(STRIPES):
+        os.link(folder / "a.perdure", tmp / f"{number:02d}")
+    for i in range(200):
+        backend.put(f"k{i}", b"x" * 50)
+    assert backend.get("a").data == b"acknowledged"
+    assert not list(tmp.iterdir())
+
+
+def test_a_child_forked_in_the_middle_does_not_keep_the_lock(folder: Path, backend: FileBackend) -> None:
+    backend.put("a", b"1")
+    path = str(folder / ".perdure" / "locks" / "05")
+    fd = open_lock(path)
+    flock(fd, LOCK_EX)
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ready[1], b".")
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    os.close(fd)  # what the end of the parent would do: without LOCK_UN
+    other = open_lock(path)
+    try:
+        flock(other, LOCK_EX | LOCK_NB)
+    finally:
+        os.write(go[1], b".")
+        os.waitpid(child, 0)
+        flock(other, LOCK_UN)
+        close_lock(other)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_modes_follow_the_umask(folder: Path, mask: int) -> None:
+    old = os.umask(mask)
+    try:
+        FileBackend(folder).put("a/b", b"1")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((folder / "a" / "b.perdure").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((folder / "a").stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_damaged_file_is_named_listed_and_set_aside(folder: Path, backend: FileBackend) -> None:
+    for key in ("good", "a/bad"):
+        backend.put(key, b"value" * 10)
+    path = folder / "a" / "bad.perdure"
+    whole = path.read_bytes()
+    for broken in (
+        whole[:-1],
+        whole[:20],
+        b"",
+        whole + b"x",
+        *(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(44)),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(perdure.IntegrityError, match="'a/bad'"):
+            backend.get("a/bad")
+        assert {meta.key for meta in backend.scan()} == {"good", "a/bad"}
+        assert backend.get("good").data == b"value" * 10
+    target = backend.set_aside("a/bad")
+    assert Path(target).read_bytes() == broken
+    assert list(backend.keys()) == ["good"]
+    with pytest.raises(perdure.NotFoundError):
+        backend.set_aside("a/bad")
+
+
+def test_a_claim_of_many_gigabytes_is_not_believed(folder: Path, backend: FileBackend) -> None:
+    from zlib import crc32
+
+    backend.put("a", b"x" * 100_000)
+    path = folder / "a.perdure"
+    raw = path.read_bytes()
+    head = raw[:8] + (1 << 40).to_bytes(8, "big") + raw[16:40]
+    path.write_bytes(head + crc32(head).to_bytes(4, "big") + raw[44:])
+    with pytest.raises(perdure.IntegrityError):
+        backend.get("a")
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "app.db").write_bytes(b"")
+    with pytest.raises(perdure.BackendError, match="sqlite:///"):
+        FileBackend(tmp_path / "app.db")
+
+
+def test_many_keys_and_very_deep_ones(folder: Path, backend: FileBackend) -> None:
+    count = 100_000 if int(os.environ.get("PERDURE_ROUNDS", "1")) > 1 else 5_000
+    for i in range(count):
+        backend.put(f"n/{i}", b"")
+    deep = "/".join("d" * 1 for _ in range(1500))
+    backend.put(deep, b"deep")
+    assert backend.get(deep).data == b"deep"
+    assert sum(1 for _ in backend.keys("n/")) == count
+    assert set(backend.keys()) == {f"n/{i}" for i in range(count)} | {deep}
+    with pytest.raises(perdure.InvalidKeyError):
+        backend.put("/".join("d" * 200 for _ in range(30)), b"")
+
+
+def test_threads_that_make_the_same_folders(folder: Path) -> None:
+    barrier = threading.Barrier(8)
+    errors: list[BaseException] = []
+
+    def write(n: int) -> None:
+        try:
+            backend = FileBackend(folder, sync="normal")
+            barrier.wait()
+            for i in range(20):
+                backend.put(f"a/{i}/b/{n}", b"1")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sum(1 for _ in FileBackend(folder).keys("a/")) == 160
+
+
+def test_importing_and_reading_load_nothing_heavy(folder: Path, backend: FileBackend) -> None:
+    backend.put("a", b"1")
+    code = f"import sys, perdure; perdure.open_backend({str(folder)!r}).get('a'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"ctypes", "boto3", "inspect", "asyncio", "importlib.metadata", "hypothesis", "json"} & set(loaded)
