@@ -93,7 +93,7 @@ class MemoryBackend(Backend):
         with space.lock:
             self._check_condition(key, if_match)
             etag = ETag(str(next(space.versions)))
-            self._blobs[key] = Blob(data, etag, time.time())
+            space.blobs[key] = Blob(data, etag, time.time())
         return etag
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
@@ -101,30 +101,30 @@ class MemoryBackend(Backend):
         check_key(key)
         with self._space.lock:
             self._check_condition(key, if_match)
-            self._blobs.pop(key, None)
+            self._space.blobs.pop(key, None)
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         check_prefix(prefix)
         self._check_open()
         with self._space.lock:
-            found = [item for item in self._blobs.items() if item[0].startswith(prefix)]
+            found = [item for item in self._space.blobs.items() if item[0].startswith(prefix)]
         return (Meta(key, blob.etag, len(blob.data), blob.modified) for key, blob in found)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
         self._check_open()
         with self._space.lock:
-            return iter([key for key in self._blobs if key.startswith(prefix)])
+            return iter([key for key in self._space.blobs if key.startswith(prefix)])
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         self._check_open()
-        blobs = self._blobs
+        blobs = self._space.blobs
         found = ((check_key(key), blobs.get(key)) for key in keys)
         return {key: blob for key, blob in found if blob is not None}
 
     def close(self) -> None:
         self._closed = True
-        self._blobs = {}
+        self._blobs = {}  # reads look here first and so need no check of their own; writes under way still reach the space
 
     def guarantees(self) -> Guarantees:
         return Guarantees(
@@ -148,7 +148,7 @@ class MemoryBackend(Backend):
     def _check_condition(self, key: str, condition: Condition) -> None:
         if condition is None:
             return
-        blob = self._blobs.get(key)
+        blob = self._space.blobs.get(key)
         if condition is ABSENT:
             if blob is not None:
                 raise PreconditionError("the key exists already", key=key, place=self.place)
