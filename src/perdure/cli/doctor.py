@@ -1,0 +1,136 @@
+"""`perdure doctor`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import click
+
+from ..errors import PerdureError
+from ..protocol import Backend, Meta
+from .app import DONE, PROBLEM, Command
+from .damage import IntegrityCheck, Unreadable, set_aside
+from .output import console, plural, print_json, progress, styled
+from .places import batches, open_place
+from .selftest import PREFIX, Check, self_test
+
+_SHOWN = 50
+_HOUR = 3600.0  # no doctor takes longer: keys of one that are older were left behind
+
+
+@dataclass
+class Findings:
+    """All that was found out about a place."""
+
+    place: str
+    guarantees: dict[str, str]
+    settings: dict[str, str]
+    checks: list[Check] = field(default_factory=list)
+    values: int = 0
+    unreadable: list[Unreadable] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    swept: bool = False
+
+    @property
+    def healthy(self) -> bool:
+        """Every promise is kept, and what could not be read was set aside. Leftovers are a matter of course, no defect."""
+        return all(check.ok is not False for check in self.checks) and all(one.aside for one in self.unreadable)
+
+
+@click.command(cls=Command, name="doctor")
+@click.argument("url")
+@click.option("--repair", is_flag=True, help="Set unreadable values aside and remove leftovers.")
+@click.option("--aside", default="perdure-set-aside", metavar="URL", show_default=True, help="Where to put them; see above.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor_command(url: str, repair: bool, aside: str, as_json: bool) -> int:
+    """Examine a place: what it guarantees, whether that holds, and what is damaged.
+
+    Promises are tried out on keys below perdure-doctor-<random>/, which are removed again; your own keys are only read. The
+    integrity of every value is checked without decoding it, so no code in it can run.
+
+    --repair deletes no value. A place that has room of its own for unreadable values (a folder: .perdure/set-aside/) moves
+    them there. From another one the bytes are copied, as they are and under the same key, to the place --aside, and then
+    removed; `perdure cp` brings them back.
+
+    Exit code 0 if all is well (or was repaired), 1 if not.
+    """
+    with open_place(url) as backend:
+        found = _examine(backend, as_json)
+        if repair:
+            _repair(backend, found, aside)
+    if as_json:
+        print_json({"healthy": found.healthy, **asdict(found)})
+    else:
+        _tell(found, repair)
+    return DONE if found.healthy else PROBLEM
+
+
+def _examine(backend: Backend, quiet: bool) -> Findings:
+    found = Findings(backend.place, backend.guarantees()._asdict(), backend.recorded())
+    found.leftovers = _call(backend, "leftovers")  # first: the next write may sweep them
+    with closing(self_test(backend)) as checks, progress("trying", None, quiet=quiet) as advance:
+        for check in checks:
+            found.checks.append(check)
+            advance(1)
+    examine = IntegrityCheck(backend)
+    metas = list(backend.scan())
+    with progress("reading", sum(meta.size for meta in metas), in_bytes=True, quiet=quiet) as advance:
+        for batch in batches(metas):
+            ours = [meta for meta in batch if not meta.key.startswith(PREFIX)]
+            found.leftovers += [meta.key for meta in batch if meta.key.startswith(PREFIX) and _is_old(meta)]
+            found.values += len(ours)
+            found.unreadable += examine([meta.key for meta in ours])
+            advance(sum(meta.size for meta in batch))
+    return found
+
+
+def _is_old(meta: Meta) -> bool:
+    return time.time() - meta.modified > _HOUR
+
+
+def _call(backend: Backend, method: str) -> list[str]:
+    optional: Any = getattr(backend, method, None)
+    return list(optional()) if optional else []
+
+
+def _repair(backend: Backend, found: Findings, aside: str) -> None:
+    examine = IntegrityCheck(backend)
+    for one in found.unreadable:
+        try:
+            if examine([one.key]):  # somebody may have written it anew meanwhile
+                one.aside = set_aside(backend, one.key, aside)
+            else:
+                one.aside = "readable again"
+        except PerdureError as error:
+            one.problem = f"{one.problem} (could not be set aside: {error})"
+    _call(backend, "sweep")
+    backend.delete_many(key for key in found.leftovers if key.startswith(PREFIX))
+    found.swept = True
+
+
+def _tell(found: Findings, repair: bool) -> None:
+    out = console()
+    styled(out, ("place    ", "bold"), found.place)
+    for name, text in ((found.settings or {"codec": "not recorded"}) | found.guarantees).items():
+        styled(out, (f"{name:<8} ", "bold"), text)
+    marks = {True: ("  ok   ", "green"), False: ("  BAD  ", "bold red"), None: ("  --   ", "yellow")}
+    for check in found.checks:
+        styled(out, marks[check.ok], check.name, (f": {check.detail}" if check.detail else "", "bold"))
+    readable = not found.unreadable
+    text = f"{plural(found.values, 'value')} read" + (", all whole" if readable and found.values else "")
+    styled(out, marks[readable], text + ("" if readable else f", {len(found.unreadable):,} unreadable:"))
+    for one in found.unreadable[:_SHOWN]:
+        styled(out, "       ", (one.key, "bold"), f": {one.problem}", (f" -> {one.aside}" if one.aside else "", "green"))
+    if len(found.unreadable) > _SHOWN:
+        styled(out, f"       ... and {len(found.unreadable) - _SHOWN:,} more (--json lists them all)")
+    for path in found.leftovers:
+        state = "removed" if found.swept else "harmless; the next writer or --repair removes it"
+        styled(out, marks[None], f"leftover of a killed writer: {path} ({state})")
+    if found.healthy:
+        styled(out, ("healthy", "bold green"))
+    else:
+        hint = "; --repair sets unreadable values aside, without deleting them" if found.unreadable and not repair else ""
+        styled(out, ("problems found", "bold red"), hint)

@@ -1,0 +1,93 @@
+"""From what stands on the command line to a backend, a prefix or a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import IntegrityError, NotFoundError, PerdureError
+from ..protocol import Backend, Blob, Meta, check_key, check_prefix
+from ..registry import open_backend
+
+F = TypeVar("F", bound=Callable[..., Any])
+BATCH_KEYS = 256
+BATCH_BYTES = 16_000_000
+
+
+def open_place(url: str, *, must_exist: bool = True) -> Backend:
+    """Open the place a URL names.
+
+    Args:
+        url: See `perdure.open_backend`.
+        must_exist: Refuse a local path with nothing there, so that a misspelt one is noticed. Nothing is created.
+
+    Raises:
+        NotFoundError: `must_exist`, and it does not.
+    """
+    backend = open_backend(url)
+    path = getattr(backend, "path", None)
+    if must_exist and isinstance(path, str):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            backend.close()
+            raise NotFoundError(
+                "there is nothing here", place=backend.place, hint="Check the spelling; nothing was created."
+            ) from None
+    return backend
+
+
+def as_prefix(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The prefix that `a/b` or `a/b/` means."""
+    return value if value is None else check_prefix(f"{value.rstrip('/')}/" if value.rstrip("/") else "")
+
+
+def as_key(value: str) -> tuple[str, ...]:
+    """The segments of `a/b`."""
+    return tuple(check_key(value).split("/"))
+
+
+def prefix_option(doing: str) -> Callable[[F], F]:
+    """`--prefix`, the same everywhere."""
+    return click.option("--prefix", callback=as_prefix, metavar="P", help=f"{doing} only keys under P.")
+
+
+def batches(metas: Iterable[Meta]) -> Iterator[list[Meta]]:
+    """Cut a listing into pieces that fit into memory; a larger value comes alone."""
+    batch: list[Meta] = []
+    filled = 0
+    for meta in metas:
+        if batch and (len(batch) == BATCH_KEYS or filled + meta.size > BATCH_BYTES):
+            yield batch
+            batch, filled = [], 0
+        batch.append(meta)
+        filled += meta.size
+    if batch:
+        yield batch
+
+
+def read_all(backend: Backend, keys: list[str]) -> tuple[dict[str, Blob], dict[str, PerdureError]]:
+    """Read many values, and what is damaged among them does not keep the others from us.
+
+    Returns:
+        The values that could be read, and the error of each that is there and could not. Absent keys are in neither.
+
+    Raises:
+        PerdureError: Not damage of one value, but of the place: nothing can be read at the moment.
+    """
+    try:
+        return backend.get_many(keys), {}
+    except IntegrityError:
+        blobs: dict[str, Blob] = {}
+        damaged: dict[str, PerdureError] = {}
+        for key in keys:
+            try:
+                blobs[key] = backend.get(key)
+            except NotFoundError:
+                continue
+            except IntegrityError as error:
+                damaged[key] = error
+        return blobs, damaged
