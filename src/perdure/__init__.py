@@ -22,9 +22,24 @@ if TYPE_CHECKING:
         UnavailableError,
         UnknownOutcomeError,
         UntrustedError,
+        UntrustedWarning,
         UsageError,
     )
     from .keys import SafeStrTuple, replace_unsafe_chars
+    from .mapping.dict import PersiDict
+    from .mapping.flags import (
+        ALWAYS_RETRIEVE,
+        ANY_ETAG,
+        DELETE_CURRENT,
+        ETAG_HAS_CHANGED,
+        ETAG_IS_THE_SAME,
+        IF_ETAG_CHANGED,
+        ITEM_NOT_AVAILABLE,
+        KEEP_CURRENT,
+        NEVER_RETRIEVE,
+        VALUE_NOT_RETRIEVED,
+    )
+    from .mapping.opening import open
     from .protocol import ABSENT, AsyncBackend, Backend, Blob, ETag, Meta
     from .registry import open_backend
 
@@ -32,9 +47,16 @@ if TYPE_CHECKING:
 _homes = {
     "errors": (
         "BackendError CodecError ConflictError IntegrityError InvalidKeyError MissingExtraError NotFoundError NotModified "
-        "PerdureError PolicyError PreconditionError UnavailableError UnknownOutcomeError UntrustedError UsageError"
+        "PerdureError PolicyError PreconditionError UnavailableError UnknownOutcomeError UntrustedError UntrustedWarning "
+        "UsageError"
     ),
     "keys": "SafeStrTuple replace_unsafe_chars",
+    "mapping.dict": "PersiDict",
+    "mapping.flags": (
+        "ALWAYS_RETRIEVE ANY_ETAG DELETE_CURRENT ETAG_HAS_CHANGED ETAG_IS_THE_SAME IF_ETAG_CHANGED ITEM_NOT_AVAILABLE "
+        "KEEP_CURRENT NEVER_RETRIEVE VALUE_NOT_RETRIEVED"
+    ),
+    "mapping.opening": "open",
     "protocol": "ABSENT AsyncBackend Backend Blob ETag Meta",
     "registry": "open_backend",
 }

@@ -338,8 +338,10 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
             return False
         for start in range(0, len(paths), _VALUES_AT_ONCE):
             batch = paths[start : start + _VALUES_AT_ONCE]
-            keys = [theirs[path[cut:]] for path in batch]
-            values = other.get_many(keys) if isinstance(other, PersiDict) else {key: other[key] for key in keys}
+            if isinstance(other, PersiDict):
+                values = other.get_many(theirs[path[cut:]] for path in batch)
+            else:
+                values = {self._key(path): other[theirs[path[cut:]]] for path in batch}
             if dict(self._pairs(iter(batch))) != values:
                 return False
         return True

@@ -20,6 +20,9 @@ class Keys(KeysView[SafeStrTuple]):
     __slots__ = ()
     _mapping: PersiDict[object]
 
+    def __iter__(self) -> Iterator[SafeStrTuple]:
+        return iter(self._mapping)
+
     def __contains__(self, key: object) -> bool:
         try:
             return key in self._mapping

@@ -1,0 +1,125 @@
+"""`perdure.open`: from a URL, a path or a backend to a dict."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..codecs.chain import MAX_BYTES, Chain
+from ..errors import UntrustedError, UntrustedWarning, UsageError
+from ..registry import open_backend
+from .dict import PersiDict
+
+if TYPE_CHECKING:
+    from ..codecs import Codec, Filter
+    from ..protocol import Backend
+
+_DEFAULT = "msgpack"
+_warned: set[str] = set()
+
+
+def open(
+    where: str | os.PathLike[str] | Backend,
+    *,
+    codec: str | Codec | None = None,
+    filters: str | Filter | Iterable[str | Filter] = (),
+    trusted: bool = False,
+    append_only: bool = False,
+    base_class_for_values: type[Any] | None = None,
+    max_bytes: int = MAX_BYTES,
+    **options: Any,
+) -> PersiDict[Any]:
+    """Open the dict that a URL, a path or a backend names.
+
+    The codec is recorded with the place where the place can keep it (a folder, a SQLite file), so that opening it again
+    needs no arguments and cannot mix two codecs.
+
+    Args:
+        where: A folder, `sqlite:///app.db`, `s3://bucket/prefix`, `memory:NAME`, `null:`, another scheme that is
+            installed, or a backend.
+        codec: How values become bytes: `"msgpack"`, `"pkl"`, `"json"`, `"txt"`, `"raw"` or a codec object. `None` takes
+            what the place was recorded with, else `"msgpack"`. A recorded codec that can run code has to be asked for by
+            name all the same, unless there is a filter that signs: whoever planted the record must not decide that.
+        filters: What is done to the bytes, in this order when writing: `"lz4"`, `"zstd"`, `Signed(key)`, `Encrypted(key)`.
+        trusted: Whoever can write to this place may run code here. Lets `"json"` restore arbitrary objects, and silences the
+            warning about `"pkl"` in a place that machines share.
+        append_only: Keys may be added, and neither overwritten nor deleted.
+        base_class_for_values: A class that every value written or read must be an instance of.
+        max_bytes: The most bytes a value may have, as stored and decompressed; larger ones are neither written nor read.
+        **options: Options of the backend, such as `sync="normal"` for a folder.
+
+    Returns:
+        A dict. Nothing is created on disk before its first write.
+
+    Raises:
+        UsageError: An unknown scheme, codec, filter or option; or a codec other than the recorded one, in both names.
+        UntrustedError: The place says that it holds a codec that can run code, and it was not asked for.
+        MissingExtraError: Something is not installed; the message says what to type.
+        BackendError: The place is something else, or cannot be looked at.
+
+    Warns:
+        UntrustedWarning: Once for each place: a codec that can run code, a place that other machines write to, and neither
+            `Signed` nor `Encrypted`.
+    """
+    if not isinstance(where, (str, os.PathLike)):
+        if options:
+            text = f"{', '.join(options)}: a backend that is open takes no options"
+            raise UsageError(text, place=where.place, hint="Give them to the backend, or give a URL.")
+        chain = _settle_codec(where, codec, filters, trusted, max_bytes)
+        return PersiDict(where, chain, append_only=append_only, base_class_for_values=base_class_for_values)
+    backend = open_backend(where, **options)
+    try:
+        chain = _settle_codec(backend, codec, filters, trusted, max_bytes)
+        return PersiDict(backend, chain, append_only=append_only, base_class_for_values=base_class_for_values)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _settle_codec(
+    backend: Backend,
+    codec: str | Codec | None,
+    filters: str | Filter | Iterable[str | Filter],
+    trusted: bool,
+    max_bytes: int,
+) -> Chain:
+    """Agree with what the place was recorded with, or record it."""
+    recorded = backend.recorded().get("codec")
+    chain = Chain((recorded or _DEFAULT) if codec is None else codec, filters, trusted=trusted, max_bytes=max_bytes)
+    if recorded is None:
+        backend.record({"codec": chain.codec.name})
+    elif codec is None:
+        _refuse_planted(chain, backend)
+    elif chain.codec.name != recorded:
+        raise UsageError(
+            f"this place was written with codec {recorded!r}, not {chain.codec.name!r}",
+            place=backend.place,
+            hint=f"Open it with codec={recorded!r}, or use another place.",
+        )
+    _warn_if_shared(chain, backend)
+    return chain
+
+
+def _refuse_planted(chain: Chain, backend: Backend) -> None:
+    """A record in the place never switches on what can run code, unless the values themselves have to be signed."""
+    if not (chain.codec.safe or chain.authentic):
+        name = chain.codec.name
+        raise UntrustedError(
+            f"this place says that it was written with codec {name!r}, and reading that can run code",
+            place=backend.place,
+            hint=f'If you trust everybody who can write there, open it with codec="{name}".',
+        )
+
+
+def _warn_if_shared(chain: Chain, backend: Backend) -> None:
+    if chain.codec.safe or chain.authentic or chain.trusted or not backend.shared_by_machines or backend.place in _warned:
+        return
+    _warned.add(backend.place)
+    warnings.warn(
+        f"{backend.place}: whoever can write there can run code here, because codec {chain.codec.name!r} can. Add the filter "
+        "Signed(key), or use msgpack; trusted=True says that you know, and silences this.",
+        UntrustedWarning,
+        stacklevel=4,
+    )
