@@ -1,0 +1,183 @@
+"""What all tortures share: values that prove themselves, child processes, and what a killed one must have left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+import perdure
+import perdure_backends
+from perdure.errors import NotFoundError
+from perdure.protocol import Backend
+from perdure_backends.file import FileBackend
+from perdure_backends.sqlite import SQLiteBackend
+
+ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
+PLACES = [("file", "full"), ("file", "normal"), ("sqlite", "full"), ("sqlite", "normal")]
+STUCK = 30.0
+"""Seconds after which something that does not come back counts as stuck for ever."""
+
+_HERE = Path(__file__).parent
+_CHILDREN = str(_HERE / "children.py")
+
+
+def opened(kind: str, sync: str, where: str | os.PathLike[str]) -> Backend:
+    """A handle on the place `where`."""
+    if kind == "file":
+        return FileBackend(where, sync=sync)
+    return SQLiteBackend(where, sync=sync)
+
+
+def value(key: str, version: int, size: int) -> bytes:
+    """A value that tells its key and version, and where every byte counts: about 30 bytes more than `size`."""
+    head = f"{key} {version} {size} ".encode()
+    block = blake2b(head).digest()
+    whole = head + (block * (size // 64 + 1))[:size]
+    return whole + blake2b(whole, digest_size=16).digest()
+
+
+def version_of(key: str, data: bytes) -> int:
+    """The version of a value; fails when it is torn, or another key's."""
+    whole, digest = data[:-16], data[-16:]
+    assert blake2b(whole, digest_size=16).digest() == digest, (
+        f"what is under {key} is torn: {data[:40]!r}..., {len(data)} bytes"
+    )
+    name, version, _ = whole.split(b" ", 2)
+    assert name.decode() == key, f"what is under {key} belongs to {name.decode()}"
+    return int(version)
+
+
+def seen(backend: Backend, key: str) -> int | None:
+    """The version under a key, whole; `None` when it is absent."""
+    try:
+        return version_of(key, backend.get(key).data)
+    except NotFoundError:
+        return None
+
+
+class Ledger:
+    """What a writer announced (`>`), and what was acknowledged to it (`<`) or refused (`=`), key by key.
+
+    Each line is `> key version` with `-` for a delete. A writer does one thing at a time.
+
+    Attributes:
+        settled: The version each key must have, unless it is the one of `pending`.
+        pending: The write that was announced last, while nothing is known of its outcome.
+        acknowledged: How many writes were.
+        counted: The versions of the key `shared` that were acknowledged.
+        uncounted: Those that may or may not have happened.
+    """
+
+    def __init__(self) -> None:
+        self.settled: dict[str, int | None] = {}
+        self.pending: tuple[str, int | None] | None = None
+        self.acknowledged = 0
+        self.counted: list[int] = []
+        self.uncounted: list[int] = []
+
+    def note(self, line: str) -> None:
+        """Take down one line."""
+        mark, key, version = line.split()
+        number = None if version == "-" else int(version)
+        if mark == ">":
+            self.pending = key, number
+            return
+        assert mark in "<=" and self.pending == (key, number), f"a line out of place: {line}, {self.pending}"
+        self.pending = None
+        if mark == "<":
+            self.acknowledged += 1
+            if key == "shared":
+                assert number is not None
+                self.counted.append(number)
+            else:
+                self.settled[key] = number
+
+    def settle(self, backend: Backend, about: str) -> None:
+        """After a kill: everything acknowledged is there, and the pending write happened as a whole or not at all."""
+        pending, self.pending = self.pending, None
+        if pending is not None and pending[0] == "shared":
+            assert pending[1] is not None
+            self.uncounted.append(pending[1])
+        for key in {*self.settled, *([pending[0]] if pending and pending[0] != "shared" else [])}:
+            due = {self.settled.get(key)}
+            if pending is not None and pending[0] == key:
+                due.add(pending[1])
+            version = seen(backend, key)
+            assert version in due, f"{about}: {key} has version {version}, and {due} was due"
+            self.settled[key] = version
+
+
+def check_counter(backend: Backend, ledgers: Iterable[Ledger]) -> None:
+    """The key `shared` has counted every acknowledged swap once, and nothing but what was announced."""
+    counted = [number for ledger in ledgers for number in ledger.counted]
+    uncounted = [number for ledger in ledgers for number in ledger.uncounted]
+    assert len(set(counted)) == len(counted), "two swaps won from one version"
+    final = seen(backend, "shared") or 0
+    lost = set(range(1, final + 1)) - set(counted) - set(uncounted)
+    assert not lost and final >= max(counted, default=0), (
+        f"{final} swaps happened; {lost} were not announced; {max(counted)} was"
+    )
+
+
+def start(what: str, *args: object, before: Iterable[str] = (), **options: object) -> subprocess.Popen[str]:
+    """Start a function of `children.py` in a process of its own, with its output in a pipe.
+
+    Args:
+        what: The name of the function.
+        args: Its arguments, as strings.
+        before: A command to run it under, such as strace.
+        options: For `Popen`.
+    """
+    roots = [str(Path(package.__path__[0]).parent) for package in (perdure, perdure_backends)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*before, sys.executable, "-S", _CHILDREN, what, *map(str, args)]
+    settings = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": environment,
+    }
+    return subprocess.Popen(command, **(settings | options))  # type: ignore[call-overload,no-any-return]
+
+
+def lines(child: subprocess.Popen[str]) -> Iterator[str]:
+    """What a child says, to the end; fails with its own words when it met an error of its own."""
+    assert child.stdout is not None and child.stderr is not None
+    for line in child.stdout:
+        yield line.strip()
+    child.wait(STUCK)
+    trouble = child.stderr.read()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+    assert not trouble, trouble
+
+
+def patience() -> float:
+    """Seconds in which a writer must have got in: one, on a machine that has nothing else to do."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+class Stopwatch:
+    """How long others had to wait.
+
+    Attributes:
+        worst: The longest time, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        took = time.monotonic() - self._since
+        self.worst = max(self.worst, took)
+        assert took < patience(), f"another writer had to wait for {took:.2f} s"
