@@ -117,7 +117,8 @@ class Processes(Crew):
         self.alive = True
         # A spawned process runs the main script again as a module, in search of what was pickled by name; pytest's is guarded.
         context: Any = multiprocessing.get_context(method)
-        line = context.Barrier(size)
+        # Kept: with the last reference here its semaphores are unlinked, and a child that starts slowly looks for them in vain.
+        self._line = line = context.Barrier(size)
         self._pipes: list[multiprocessing.connection.Connection] = []
         self._members: list[Any] = []
         with warnings.catch_warnings():
@@ -154,7 +155,7 @@ class Processes(Crew):
             for done in ready:
                 try:
                     answers[done] = done.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     self.kill()
                     raise AssertionError("a process of the crew died") from None
         return _judge([answers[pipe] for pipe in self._pipes])
