@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .codecs.security import Encrypted, Signed
+    from .codecs.types import register_type
     from .errors import (
         BackendError,
         CodecError,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Loaded at first use: `import perdure` alone costs about a millisecond.
 _homes = {
+    "codecs.security": "Encrypted Signed",
+    "codecs.types": "register_type",
     "errors": (
         "BackendError CodecError ConflictError IntegrityError InvalidKeyError MissingExtraError NotFoundError NotModified "
         "PerdureError PolicyError PreconditionError UnavailableError UnknownOutcomeError UntrustedError UntrustedWarning "
