@@ -145,8 +145,12 @@ class Processes(Crew):
 
     def _ask(self, requests: Sequence[tuple[str, Any]]) -> list[Any]:
         answers: dict[Any, Any] = {}
-        for pipe, request in zip(self._pipes, requests, strict=True):
-            pipe.send(request)
+        try:
+            for pipe, request in zip(self._pipes, requests, strict=True):
+                pipe.send(request)
+        except BrokenPipeError:
+            self.kill()
+            raise AssertionError("a process of the crew died before it was asked anything; see its standard error") from None
         while missing := [pipe for pipe in self._pipes if pipe not in answers]:
             ready: list[Any] = multiprocessing.connection.wait(missing, PATIENCE)
             if not ready:
