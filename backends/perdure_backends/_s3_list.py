@@ -50,9 +50,10 @@ def pages(client: Client, prefix: str) -> Iterator[list[Entry]]:
         if not _is_truncated(text):
             return
         token = _find_token(text)
-        if token is None:
+        following = f"continuation-token={quote(unescape(token[1]), safe='-_.~')}&" if token else start
+        if following == start:
             raise BackendError("the server cut its listing short and does not say how to go on", place=client.place)
-        start = f"continuation-token={quote(unescape(token[1]), safe='-_.~')}&"
+        start = following
 
 
 def _parse(text: str, place: str) -> list[Entry]:
@@ -74,6 +75,7 @@ def _parse(text: str, place: str) -> list[Entry]:
 
 def etag_in_list(text: str) -> ETag:
     """The ETag of an entry, spelled as an answer to GET spells it."""
+    text = text.replace("&quot;", '"')
     return normal_etag(unescape(text) if "&" in text else text)
 
 

@@ -1,4 +1,4 @@
-"""Real S3 servers on this machine, for tests and for the demo: SeaweedFS (honest), moto (semantics only), nanio (lies).
+"""S3 servers on this machine, for tests and the demo: SeaweedFS (honest), moto (semantics only), nanio (lies), stub (quick).
 
 ::
 
@@ -148,6 +148,19 @@ def moto() -> Iterator[S3Server]:
         server.stop()
 
 
+@contextmanager
+def stub(latency: float = 0.0) -> Iterator[S3Server]:
+    """Start `perdure.testing.s3_stub` in a process of its own: in memory, atomic, quick, and it believes any signature.
+
+    Args:
+        latency: Seconds until an answer leaves.
+    """
+    (port,) = _free_ports(1)
+    command = [sys.executable, "-m", "perdure.testing.s3_stub", f"--latency={latency}", f"--port={port}"]
+    with _folder("perdure-stub-") as folder, _process(command, {}, folder, f"http://127.0.0.1:{port}", None) as pid:
+        yield S3Server("stub", f"http://127.0.0.1:{port}", "ak", "sk", pid)
+
+
 def _missing(module: str, packages: str) -> MissingExtraError:
     error = MissingExtraError(module, "dev")
     error.hint = f"Type: pip install {packages}"
@@ -232,7 +245,7 @@ def _answers(url: str) -> bool:
         with opener.open(url + "/", timeout=5):
             return True
     except urllib.error.HTTPError as error:
-        return error.code in (400, 403)
+        return error.code in (400, 403, 404)
     except OSError:
         return False
 
