@@ -68,6 +68,8 @@ class S3Backend(Backend):
         UsageError: A name or an option is wrong. No request is sent before the first use.
     """
 
+    shared_by_machines = True
+
     def __init__(
         self,
         bucket: str,

@@ -115,7 +115,8 @@ class Backend(Protocol):
 
     Attributes:
         place: Where this is, as a URL without secrets; it stands in every message.
-        shared_by_machines: Whether other machines commonly write here. A codec that can run code is warned about then.
+        shared_by_machines: Whether other machines commonly write here. A codec that can run code is warned about then;
+            a wrapper passes on what its backend says.
     """
 
     place: str

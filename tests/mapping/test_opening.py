@@ -121,11 +121,15 @@ class TestCodec:
         assert mine.closes == 0
 
 
+def explode() -> None:
+    sys.modules["perdure_test_bomb"] = sys
+
+
 class Bomb:
     """Unpickling it runs code."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return sys.modules.__setitem__, ("perdure_test_bomb", sys)
+        return explode, ()
 
 
 class TestTrust:
@@ -173,7 +177,7 @@ class TestTrust:
         d = perdure.open(RecordingMemory(), codec=codec)
         hostile = [pickle.dumps(Bomb(), protocol) for protocol in range(6)]
         hostile += [lz4.frame.compress(hostile[-1])]
-        hostile += [b'{"py/reduce": [{"py/function": "sys.modules.__setitem__"}, {"py/tuple": ["perdure_test_bomb", 1]}]}']
+        hostile += [b'{"py/reduce": [{"py/function": "test_opening.explode"}, {"py/tuple": []}]}']
         hostile += [b'{"py/object": "test_opening.Bomb"}', b'{"py/function": "os.system"}', b"", b"\0" * 100]
         for data in hostile:
             d.backend.put("k", data)

@@ -13,7 +13,7 @@ Three rules make up all of them:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ..errors import NotFoundError, NotModified, PreconditionError, UsageError
 from ..keys import join_key
@@ -40,6 +40,7 @@ from .flags import (
 from .results import ConditionalOperationResult, ETagIfExists, OperationResult
 
 V = TypeVar("V")
+_Found: TypeAlias = bytes | ItemNotAvailableFlag | ValueNotRetrievedFlag  # the stored bytes, or why there are none
 
 
 class ETagOperations(Core[V]):
@@ -109,16 +110,16 @@ class ETagOperations(Core[V]):
         path = self._prefix + join_key(key)
         _check(condition, retrieve_value)
         if value is KEEP_CURRENT:
-            actual, found = self._look(path, expected_etag, retrieve_value)
-            return self._unchanged(path, _holds(condition, expected_etag, actual), actual, found)
+            return self.get_item_if(key, condition=condition, expected_etag=expected_etag, retrieve_value=retrieve_value)
         if value is DELETE_CURRENT:
             return self._delete_if(path, condition, expected_etag, retrieve_value)
-        data = self._spell(value, path)  # type: ignore[arg-type]
+        data = self._spell(value, path)
         # Where the write itself checks the condition there is no need to look first.
         sure = condition is ETAG_IS_THE_SAME and (
             expected_etag is ITEM_NOT_AVAILABLE or (isinstance(expected_etag, str) and not self.append_only)
         )
-        actual, found = expected_etag, VALUE_NOT_RETRIEVED
+        actual: ETagIfExists = expected_etag
+        found: _Found = VALUE_NOT_RETRIEVED
         turns = self._attempts(path)
         while True:
             attempt = next(turns)
@@ -132,7 +133,7 @@ class ETagOperations(Core[V]):
                 etag = self._put(path, data, if_match=_version(actual))
             except PreconditionError:
                 continue
-            return _written(actual, etag, value)  # type: ignore[arg-type]
+            return _written(actual, etag, value)
 
     def setdefault_if(
         self,
@@ -227,20 +228,18 @@ class ETagOperations(Core[V]):
                 raise self._refuse_change("the key is there already", path)
             try:
                 if new is DELETE_CURRENT:
-                    self.backend.delete(path, if_match=actual)  # type: ignore[arg-type]
+                    self.backend.delete(path, if_match=actual)  # type: ignore[arg-type]  # absent was answered above
                     return OperationResult(ITEM_NOT_AVAILABLE, ITEM_NOT_AVAILABLE)
-                etag = self._put(path, self._spell(new, path), if_match=_version(actual))  # type: ignore[arg-type]
+                etag = self._put(path, self._spell(new, path), if_match=_version(actual))
             except PreconditionError:
                 continue
             if etag == NOT_KEPT:
                 return OperationResult(ITEM_NOT_AVAILABLE, ITEM_NOT_AVAILABLE)
-            return OperationResult(etag, new)  # type: ignore[arg-type]
+            return OperationResult(etag, new)
 
     # ---------------------------------------------------------------- the parts
 
-    def _look(
-        self, path: str, expected: ETagIfExists, retrieve: RetrieveValueFlag
-    ) -> tuple[ETagIfExists, bytes | ItemNotAvailableFlag | ValueNotRetrievedFlag]:
+    def _look(self, path: str, expected: ETagIfExists, retrieve: RetrieveValueFlag) -> tuple[ETagIfExists, _Found]:
         """The actual ETag, and the bytes where they were asked for, in one request."""
         try:
             if retrieve is NEVER_RETRIEVE:
@@ -253,9 +252,7 @@ class ETagOperations(Core[V]):
             return ITEM_NOT_AVAILABLE, ITEM_NOT_AVAILABLE
         return etag, data
 
-    def _unchanged(
-        self, path: str, holds: bool, actual: ETagIfExists, found: bytes | ItemNotAvailableFlag | ValueNotRetrievedFlag
-    ) -> ConditionalOperationResult[V]:
+    def _unchanged(self, path: str, holds: bool, actual: ETagIfExists, found: _Found) -> ConditionalOperationResult[V]:
         value = self._read(found, path) if isinstance(found, bytes) else found
         return ConditionalOperationResult(holds, actual, actual, value)
 
@@ -263,7 +260,8 @@ class ETagOperations(Core[V]):
         self, path: str, condition: ETagConditionFlag, expected: ETagIfExists, retrieve: RetrieveValueFlag
     ) -> ConditionalOperationResult[V]:
         sure = condition is ETAG_IS_THE_SAME and isinstance(expected, str) and not self.append_only
-        actual, found = expected, VALUE_NOT_RETRIEVED
+        actual: ETagIfExists = expected
+        found: _Found = VALUE_NOT_RETRIEVED
         turns = self._attempts(path)
         while True:
             attempt = next(turns)
