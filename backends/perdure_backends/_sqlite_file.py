@@ -68,6 +68,8 @@ def examine(path: str, place: str) -> bool:
         found = _identity(path)
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+            if _was_empty(path):
+                return False
             raise BackendError(
                 "this is not an SQLite database, or its first page is damaged; it was left alone",
                 place=place,
@@ -75,7 +77,8 @@ def examine(path: str, place: str) -> bool:
             ) from error
         raise failure(error, place=place, path=path) from error
     if found[0] != APPLICATION_ID:
-        raise BackendError("this database belongs to another program; it was left alone", place=place, hint="Choose another.")
+        hint = "Choose another file name."
+        raise BackendError("this file belongs to another program; it was left alone", place=place, hint=hint)
     if found[1] > FORMAT:
         raise BackendError(
             f"this database has format {found[1]}, and this version of perdure knows {FORMAT}; it was left alone",
@@ -85,9 +88,21 @@ def examine(path: str, place: str) -> bool:
     return True
 
 
+def _was_empty(path: str) -> bool:
+    """Tell whether a rollback journal says that the file was empty before: a power cut while it was made. SQLite will empty it."""
+    try:
+        with open(path + "-journal", "rb") as journal:
+            head = journal.read(20)
+    except FileNotFoundError:
+        return False
+    return head.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7") and head[16:] == bytes(4)  # magic ... pages before
+
+
 def _identity(path: str) -> tuple[int, int]:
     peek = connect(path, "mode=ro&immutable=1", 0)
     try:
+        # Or else it would miss pages that are in the log still, when the log is being merged into the file at this moment.
+        peek.execute("PRAGMA writable_schema = ON")
         return identity(peek)
     finally:
         peek.close()
@@ -99,7 +114,9 @@ def identity(db: sqlite3.Connection | Still) -> tuple[int, int]:
 
 
 def create(path: str, timeout: float) -> None:
-    """Make the tables in an absent or empty file, durably; a file that another program fills at this moment is left alone."""
+    """Make the tables in an absent or empty file, durably. What another program put there meanwhile is left alone."""
+    if not os.path.exists(path):
+        _remove(path + "-wal")  # of a file that was removed alone
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # SQLite's own 0644 would ignore the umask
     except FileExistsError:
@@ -108,13 +125,23 @@ def create(path: str, timeout: float) -> None:
     try:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")
-        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in _SCHEMA:
-                db.execute(statement)
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return
+        _remove(path + "-shm")  # who still has a removed file open must not share an index with the new one
+        for statement in _SCHEMA:
+            db.execute(statement)
         db.execute("COMMIT")
+        use_log(db, timeout)
     finally:
         db.close()
     sync_folder(os.path.dirname(path))
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def open_live(path: str, sync: str, timeout: float) -> sqlite3.Connection | Still | None:
@@ -130,7 +157,8 @@ def open_live(path: str, sync: str, timeout: float) -> sqlite3.Connection | Stil
     except sqlite3.OperationalError as error:
         db.close()
         barred = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-        if barred and not os.access(os.path.dirname(path), os.W_OK):
+        # (A rollback journal with content says that the file itself must not be believed, and only writing can undo that.)
+        if barred and not os.access(os.path.dirname(path), os.W_OK) and not size_of(path + "-journal"):
             return Still(path)
         raise
     except BaseException:

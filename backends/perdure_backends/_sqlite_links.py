@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from ._flock import close_lock
@@ -33,9 +34,10 @@ class Link:
         read: `db.execute`, once it may be used for reading.
         write: The same, once it may be used for writing.
         fd: The lock file, or -1.
+        look_again: When, by the monotonic clock, `is_current` is to be asked next.
     """
 
-    __slots__ = ("db", "fd", "inode", "lock", "path", "read", "write")
+    __slots__ = ("db", "fd", "inode", "lock", "look_again", "path", "read", "write")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -45,11 +47,21 @@ class Link:
         self.path = ""
         self.inode = 0
         self.fd = -1
+        self.look_again = 0.0
 
-    def adopt(self, db: Any, path: str) -> None:
+    def adopt(self, db: Any, path: str, inode: int) -> None:
         """Take over an open connection."""
-        self.path = path
+        self.path, self.inode = path, inode
         self.db, self.read = db, db.execute
+
+    def is_current(self) -> bool:
+        """Tell whether the file is still the one behind its name. Asked a few times a second: it costs a quarter of a write."""
+        try:
+            current = os.stat(self.path).st_ino == self.inode
+        except (FileNotFoundError, NotADirectoryError):
+            current = False
+        self.look_again = monotonic() + 0.05 if current else 0.0
+        return current
 
     def drop(self) -> None:
         """Close the connection."""

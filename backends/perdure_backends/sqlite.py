@@ -18,11 +18,11 @@ import errno
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
+from time import monotonic, time
 from typing import Any, NoReturn, Self
 
 from perdure.errors import (
@@ -63,6 +63,10 @@ _RAISED = (sqlite3.Error, OSError, UnicodeError, OverflowError)  # by SQLite, by
 _blob = partial(tuple.__new__, Blob)
 
 
+def _copied(data: Buffer) -> bytes:
+    return bytes(memoryview(data))  # a copy, as another thread may change it; through memoryview, or bytes(5) would pass
+
+
 def _nothing(sql: str, parameters: Any = ()) -> file.Rows:
     """What a database answers that does not exist yet."""
     return file.Rows([])
@@ -73,7 +77,8 @@ class SQLiteBackend(Backend):
 
     Nothing is created before the first write; until then everything is absent. The folder has to exist. Beside the file
     there will be `-wal` and `-shm` (SQLite's, while in use) and `-lock` (ours, empty). Do not copy or remove the file while
-    it is in use. A fork waits until calls of other threads are done.
+    it is in use (a removal is noticed, but only within a twentieth of a second). A fork waits until calls of other threads
+    are done.
 
     Each thread that uses it holds three descriptors. A signal handler may call it in the middle of a call.
 
@@ -89,6 +94,8 @@ class SQLiteBackend(Backend):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: str = "full", timeout: float = 30.0) -> None:
+        if "\0" in os.fspath(path):
+            raise UsageError(f"a file name cannot hold a NUL: {os.fspath(path)!r}")
         self.path = os.path.abspath(path)
         self.place = f"sqlite:///{self.path}"
         if sync not in ("full", "normal"):
@@ -132,7 +139,7 @@ class SQLiteBackend(Backend):
             link = self._take_seat()
         try:
             with link.lock:
-                read = link.read or self._open(link)
+                read = (link.read if link.look_again > monotonic() else None) or self._open(link)
                 # No name for the cursor: it must be gone, and the reading over, whatever interrupts this.
                 if if_none_match is None:
                     row = read(_GET, (key,)).fetchone()
@@ -166,7 +173,8 @@ class SQLiteBackend(Backend):
             some = wanted[start : start + _MANY]
             marks = ",".join("?" * len(some))
             sql = f"SELECT key, data, etag, modified FROM blobs WHERE key IN ({marks})"
-            found.update((key, Blob(*rest)) for key, *rest in self._read(sql, some, None))
+            for row in self._read(sql, some, None):
+                found[row[0]] = _blob(row[1:])
         return found
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
@@ -200,7 +208,8 @@ class SQLiteBackend(Backend):
             link = self._take_seat()
         try:
             with link.lock:
-                rows: list[Any] = (link.read or self._open(link))(sql, parameters).fetchall()
+                read = (link.read if link.look_again > monotonic() else None) or self._open(link)
+                rows: list[Any] = read(sql, parameters).fetchall()
         except _RAISED as error:
             raise self._failure(error, link, key, reading=True) from error
         return rows
@@ -216,11 +225,11 @@ class SQLiteBackend(Backend):
         etag = ETag(os.urandom(8).hex())  # never used before, in no copy of this database either
         try:
             if if_match is None:
-                self._write(key, _PUT, (key, etag, time.time(), data))
+                self._write(key, _PUT, (key, etag, time(), data))
             elif if_match is ABSENT:
-                if not self._write(key, _CREATE, (key, etag, time.time(), data)):
+                if not self._write(key, _CREATE, (key, etag, time(), data)):
                     raise PreconditionError("the key exists already", key=key, place=self.place)
-            elif not self._write(key, _SWAP, (etag, time.time(), data, key, if_match), if_match):
+            elif not self._write(key, _SWAP, (etag, time(), data, key, if_match), if_match):
                 self._lost(key)
         except UnknownOutcomeError as error:
             error.token = etag
@@ -236,8 +245,12 @@ class SQLiteBackend(Backend):
 
     def put_many(self, items: Mapping[str, Buffer]) -> dict[str, ETag]:
         """Overwrite several values in one transaction: all of them or, when this raises, none."""
-        now = time.time()
-        rows = [(check_key(key), os.urandom(8).hex(), now, bytes(memoryview(data))) for key, data in items.items()]
+        now = time()
+        random = os.urandom(8 * len(items)).hex()
+        rows = [
+            (check_key(key), random[i * 16 : i * 16 + 16], now, data if type(data) is bytes else _copied(data))
+            for i, (key, data) in enumerate(items.items())
+        ]
         if rows:
             self._write(None, _PUT, rows, many=True)
         return {key: ETag(etag) for key, etag, _, _ in rows}
@@ -273,11 +286,7 @@ class SQLiteBackend(Backend):
                             # Who had to wait has often lost meanwhile, and finds that out faster without SQLite's own lock.
                             if swap is not None and not write(_IS, (key, swap)).fetchone():
                                 return 0
-                        try:
-                            there = os.stat(link.path).st_ino == link.inode
-                        except FileNotFoundError:
-                            there = False
-                        if there:
+                        if link.look_again > monotonic() or link.is_current():
                             return self._transact(link, sql, values) if many else int(write(sql, values).rowcount)
                     finally:
                         flock(fd, LOCK_UN)
@@ -296,7 +305,7 @@ class SQLiteBackend(Backend):
         except BaseException:
             db.close()
             raise
-        link.db, link.read, link.write = db, db.execute, db.execute
+        link.db, link.read, link.write = db, db.execute, None if self._unrecorded else db.execute
         return changed
 
     # Settings.
@@ -357,11 +366,17 @@ class SQLiteBackend(Backend):
 
     def _open(self, link: Link) -> Callable[..., Any]:
         """Connect a link for reading; where there is no database, return what answers every question with no rows."""
+        if link.read is not None and link.is_current():
+            return link.read
+        link.drop()
         path = self._find()
-        db = file.open_live(path, self._sync, self._timeout) if file.examine(path, self.place) else None
+        if not file.examine(path, self.place):
+            return _nothing
+        inode = os.stat(path).st_ino
+        db = file.open_live(path, self._sync, self._timeout)
         if db is None:
             return _nothing
-        link.adopt(db, path)
+        link.adopt(db, path, inode)
         return db.execute
 
     def _prepare(self, link: Link, creating: bool) -> Callable[..., Any] | None:
@@ -377,11 +392,11 @@ class SQLiteBackend(Backend):
         link.drop()
         try:
             flock(fd, LOCK_EX)
-            db = None
+            db, inode = None, 0
             while db is None:
                 if not file.examine(path, self.place):
                     file.create(path, self._timeout)
-                link.inode = os.stat(path).st_ino
+                inode = os.stat(path).st_ino
                 db = file.open_live(path, self._sync, self._timeout)
             try:
                 if isinstance(db, file.Still):
@@ -393,7 +408,7 @@ class SQLiteBackend(Backend):
                 raise
         finally:
             flock(fd, LOCK_UN)
-        link.adopt(db, path)
+        link.adopt(db, path, inode)
         link.write = db.execute
         return db.execute
 
@@ -448,7 +463,7 @@ class SQLiteBackend(Backend):
             check_key(key)  # what is no key is often no parameter for SQLite either
         with link.lock:
             link.drop()  # after a failure a new connection is the safest one
-        if isinstance(error, sqlite3.ProgrammingError):
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
             hint = "Call again."
             return UnavailableError(f"interrupted by a fork or a close ({error})", key=key, place=self.place, hint=hint)
         return file.failure(error, key=key, place=self.place, reading=reading, path=os.path.realpath(self.path))
