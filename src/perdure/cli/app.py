@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -26,7 +28,7 @@ _commands = {
     "cp": "copying",
     "info": "about",
     "doctor": "doctor",
-    "demo": "demo",
+    "demo": "demo.command",
 }
 
 
@@ -60,8 +62,9 @@ class _Group(click.Group):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         # In a locale without unicode a strange character must not end the listing it stands in.
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        warnings.showwarning = _warn
         words = list(sys.argv[1:] if args is None else args)
         ends = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:ends] or os.environ.get("PERDURE_DEBUG", "") not in ("", "0")
@@ -106,6 +109,10 @@ def code_of(error: PerdureError) -> int:
     if isinstance(error, (UsageError, InvalidKeyError, MissingExtraError, UntrustedError)):
         return USAGE
     return FAILED if isinstance(error, BackendError) else PROBLEM
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    _say(f"warning: {message}")
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 # Control characters could rewrite the screen or type commands; marks that turn the writing direction could lie about a line.
 _unsafe = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -138,14 +139,19 @@ def progress(doing: str, total: float | None, *, in_bytes: bool = False, quiet: 
     if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda n: None
         return
+    with bar_on(console(stderr=True), in_bytes=in_bytes) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def bar_on(on: Console, *, in_bytes: bool = False) -> Progress:
+    """A bar with rate and remaining time that vanishes when it is done."""
     from rich import progress as bars
 
     done = [bars.DownloadColumn(), bars.TransferSpeedColumn()] if in_bytes else [bars.MofNCompleteColumn(), _Rate()]
-    narrow = console(stderr=True).width < 70  # then what cannot be read off the bar itself comes first
-    columns = [bars.TextColumn("{task.description}"), bars.TaskProgressColumn() if narrow else bars.BarColumn(), *done]
-    with bars.Progress(*columns, bars.TimeRemainingColumn(), console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=total)
-        yield lambda n: bar.advance(task, n)
+    bar = bars.TaskProgressColumn() if on.width < 70 else bars.BarColumn()  # what is narrow gets the number only
+    columns = [bars.TextColumn("{task.description}"), bar, *done, bars.TimeRemainingColumn()]
+    return bars.Progress(*columns, console=on, transient=True)
 
 
 def _Rate() -> Any:  # noqa: N802 - a column of rich, made late because rich is imported late

@@ -1,0 +1,124 @@
+"""The story of one demo, told as it happens, and its result."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from typing import Any
+
+from ..output import bar_on, console, duration, plural, size, styled
+from .crew import Event
+from .job import SUMS, Job
+
+
+class Report:
+    """Prints what happens, on a terminal with a bar below it.
+
+    Args:
+        quiet: Print nothing, only remember.
+        threads: Workers are threads, not processes.
+
+    Attributes:
+        story: All events but progress, each with the seconds since the start.
+    """
+
+    def __init__(self, *, quiet: bool, threads: bool) -> None:
+        self._quiet = quiet
+        self._threads = threads
+        self._console = console()
+        self._began = time.monotonic()
+        self._done = 0
+        self._of = 0
+        self.story: list[Event] = []
+        visible = not quiet and sys.stdout.isatty()
+        self._bar = bar_on(self._console) if visible else None
+        self._task = self._bar.add_task("counting", total=None) if self._bar else None
+
+    def __enter__(self) -> Report:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, *parts: str | tuple[str, str]) -> None:
+        """Print a line without time."""
+        if not self._quiet:
+            styled(self._console, *parts)
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event, and print it."""
+        if event["event"] == "progress":
+            self._done = max(self._done, event["done"])
+            if self._bar and self._task is not None:
+                self._bar.update(self._task, completed=self._done)
+            return
+        seconds = round(time.monotonic() - self._began, 2)
+        self.story.append({"seconds": seconds, **event})
+        self._of = event.get("of", self._of)
+        self._done = event.get("done", self._done)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=self._of, completed=self._done)
+        for line in self._lines(event):
+            self.say((f"{seconds:6.1f} s  ", "dim"), *line)
+
+    def _lines(self, event: Event) -> list[list[str | tuple[str, str]]]:
+        kind, strong = event["event"], "bold"
+        if kind == "opened":
+            workers = "threads" if self._threads else "processes"
+            return [[f"{event['workers']} {workers} begin to count together, with nothing in common but the dict"]]
+        if kind == "started" and event["done"]:
+            fresh = "coordinator" if self._threads else "process"
+            return [[f"a fresh {fresh} starts with nothing but the dict, finds {event['done']:,} files done, and goes on"]]
+        if kind == "killed" and event["by_us"]:
+            how = "ended in the middle" if self._threads else f"killed with SIGKILL (pid {event['pid']})"
+            return [
+                [(f"{event['worker']} is {how}", strong), f" at the worst moment: the counts of {event['file']}"],
+                ["are stored, and not yet added to the totals"],
+            ]
+        if kind == "killed":
+            return [[(f"{event['worker']} has died", strong), ", and not by our hand"]]
+        if kind == "replaced":
+            return [[f"{event['worker']} replaces it, and takes over its claims"]]
+        if kind == "stopped":
+            how = "all threads are ended" if self._threads else "SIGKILL to the coordinator and all its workers at once"
+            return [[("the whole program is stopped", strong), f" with {self._done:,} of {self._of:,} files done: {how}"]]
+        if kind == "finished":
+            return [[f"all {event['done']:,} files are counted"]]
+        return []
+
+    def introduce(self, job: Job, durable: str) -> None:
+        """Say what is about to happen, and where."""
+        self.say(
+            ("perdure demo", "bold"),
+            f": the words in {plural(len(job.files), 'source file')} of Python {platform.python_version()}, from {job.root}",
+        )
+        self.say("the dict is in ", (job.shared.place, "bold"), f" ({durable})")
+        if self._threads:
+            self.say(
+                "memory is shared by threads only, so threads take the place of processes, and a kill ends one in the middle"
+            )
+
+    def conclude(self, result: dict[str, Any], look: str) -> None:
+        """Print the result."""
+        if self._quiet:
+            return
+        by_hand = result["plain"]["sums"]
+        self.say("")
+        self.say(f"{'':12}", *((f"{name:>14}", "bold") for name in SUMS), (f"{'different words':>18}", "bold"))
+        for name, side in (("totals", result["totals"]), ("all counts", result["counts"]["sums"]), ("plain count", by_hand)):
+            words = {"all counts": result["counts"], "plain count": result["plain"]}.get(name, {}).get("different_words")
+            self.say(f"{name:12}", *(f"{side[column]:>14,}" for column in SUMS), "" if words is None else f"{words:>18,}")
+        self.say("")
+        taken, stored = plural(result["taken_over"], "claim"), result["found_stored"]
+        self.say(f"{taken} of dead workers taken over; {stored:,} of these files were stored already and only had to be added")
+        verdict = ("equal", "bold green") if result["equal"] else ("NOT EQUAL", "bold red")
+        seconds = duration(result["plain"]["seconds"])
+        self.say(verdict, f" to a plain count in a single process ({seconds}), file by file and word by word")
+        for name in result["unequal_files"][:10]:
+            self.say(f"  not equal: {name}")
+        self.say(f"most frequent: {', '.join(f'{word} {n:,}' for word, n in result['most_frequent'])}")
+        self.say(f"{duration(result['seconds'])} in all, {size(by_hand['bytes'])} of source read", f". {look}" if look else "")

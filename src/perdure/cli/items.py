@@ -1,0 +1,236 @@
+"""`perdure ls`, `get`, `set` and `rm`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pprint
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..codecs import Filter
+from ..errors import NotFoundError, PreconditionError, UsageError
+from ..mapping import PersiDict
+from ..mapping.flags import ANY_ETAG, ETAG_IS_THE_SAME, ITEM_NOT_AVAILABLE, NEVER_RETRIEVE
+from ..mapping.opening import open as open_dict
+from ..protocol import Backend
+from .app import DONE, Command
+from .output import iso_time, line, local_time, plural, print_json, print_json_list, progress, safe, size
+from .places import BATCH_KEYS, as_key, open_place, prefix_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _json_option(what: str) -> Callable[[F], F]:
+    return click.option("--json", "as_json", is_flag=True, help=what)
+
+
+def _codec_options(command: F) -> F:
+    command = click.option(
+        "--codec", help="How values are written; by default what the place was recorded with, else msgpack."
+    )(command)
+    return click.option(
+        "--filter",
+        "filters",
+        multiple=True,
+        metavar="NAME",
+        help="lz4, zstd, signed=VARIABLE or encrypted=VARIABLE, where the environment variable holds the key; repeatable.",
+    )(command)
+
+
+@click.command(cls=Command, name="ls")
+@click.argument("url", default=".")
+@prefix_option("List")
+@click.option("-l", "--long", is_flag=True, help="Size and time as well.")
+@_json_option("A JSON array: of names, or with --long of objects.")
+def ls_command(url: str, prefix: str | None, long: bool, as_json: bool) -> int:
+    """List the keys of a place, by default of the current folder, sorted."""
+    metas, keys = [], []
+    with open_place(url) as backend:
+        if long:
+            metas = sorted(backend.scan(prefix or ""))
+        else:
+            keys = sorted(backend.keys(prefix or ""))
+    if as_json:
+        print_json_list(keys or ({"key": meta.key, "size": meta.size, "modified": iso_time(meta.modified)} for meta in metas))
+        return DONE
+    for key in keys:
+        line(key)
+    for meta in metas:
+        line(f"{size(meta.size):>8}  {local_time(meta.modified)}  {meta.key}")
+    if not metas and not keys and sys.stderr.isatty():
+        click.echo("no keys here" + (f" under {prefix}" if prefix else ""), err=True)
+    return DONE
+
+
+@click.command(cls=Command, name="get")
+@click.argument("url")
+@click.argument("key")
+@click.option("--raw", is_flag=True, help="The stored bytes exactly as they are, not decoded.")
+@_codec_options
+@_json_option('{"key": ..., "value": ..., "type": ...}; what JSON lacks is put into its nearest.')
+def get_command(url: str, key: str, raw: bool, codec: str | None, filters: tuple[str, ...], as_json: bool) -> int:
+    """Print a value: text as it is, bytes as they are unless on a terminal, data as JSON if that says it all, else as Python.
+
+    A place written with a codec that can run code (pkl) is read only with --codec pkl.
+    """
+    segments = as_key(key)
+    with open_place(url) as backend:
+        if raw:
+            _write_bytes(backend.get(key).data)
+            return DONE
+        value = _open_dict(backend, codec, filters)[segments]
+    if as_json:
+        print_json({"key": key, "value": value, "type": type(value).__name__})
+    elif isinstance(value, (bytes, bytearray)):
+        _write_bytes(bytes(value))
+    else:
+        text = _spell(value)
+        line(safe(text) if sys.stdout.isatty() else text)
+    return DONE
+
+
+@click.command(cls=Command, name="set", context_settings={"ignore_unknown_options": True})
+@click.argument("url")
+@click.argument("key")
+@click.argument("value")
+@_codec_options
+@click.option("--if-absent", is_flag=True, help="Only create: exit code 1 where the key is there already.")
+@_json_option('{"key": ..., "etag": ...}')
+def set_command(
+    url: str, key: str, value: str, codec: str | None, filters: tuple[str, ...], if_absent: bool, as_json: bool
+) -> int:
+    """Write a value: JSON where VALUE is JSON, else the text itself; - reads it from stdin.
+
+    With --codec txt VALUE is text in any case, and with --codec raw it is bytes. A place that is not there is created.
+    """
+    segments = as_key(key)
+    with open_place(url, must_exist=False) as backend:
+        items = _open_dict(backend, codec, filters)
+        data = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
+        condition = ETAG_IS_THE_SAME if if_absent else ANY_ETAG
+        done = items.set_item_if(
+            segments,
+            value=_parse(data, items.chain.codec.name),
+            condition=condition,
+            expected_etag=ITEM_NOT_AVAILABLE,
+            retrieve_value=NEVER_RETRIEVE,
+        )
+        if not done.condition_was_satisfied:
+            raise PreconditionError("there is a value already", key=key, place=backend.place, hint="Nothing was changed.")
+    if as_json:
+        print_json({"key": key, "etag": done.resulting_etag if isinstance(done.resulting_etag, str) else None})
+    return DONE
+
+
+@click.command(cls=Command, name="rm")
+@click.argument("url")
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@prefix_option("Remove all, and")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before removing a whole prefix.")
+@_json_option('{"removed": number, "missing": [...]}')
+def rm_command(url: str, keys: tuple[str, ...], prefix: str | None, yes: bool, as_json: bool) -> int:
+    """Remove some keys, or with --prefix all under P (--prefix "" is everything)."""
+    if bool(keys) == (prefix is not None):
+        raise UsageError("give either keys or --prefix")
+    for key in keys:
+        as_key(key)  # all of them before the first is removed
+    with open_place(url) as backend:
+        if prefix is None:
+            doomed = [key for key in dict.fromkeys(keys) if backend.contains(key)]
+        else:
+            doomed = list(backend.keys(prefix))
+            if doomed and not yes:
+                _confirm(f"Remove {plural(len(doomed), 'value')} from {backend.place}{f' under {prefix}' if prefix else ''}?")
+        with progress("removing", len(doomed), quiet=as_json) as advance:
+            for start in range(0, len(doomed), BATCH_KEYS):
+                backend.delete_many(doomed[start : start + BATCH_KEYS])
+                advance(BATCH_KEYS)
+        missing = sorted(set(keys).difference(doomed))
+        if as_json:
+            print_json({"removed": len(doomed), "missing": missing})
+        elif prefix is not None:
+            line(f"removed {plural(len(doomed), 'value')}")
+        if missing:
+            raise NotFoundError(key=missing[0] if len(missing) == 1 else missing, place=backend.place)
+    return DONE
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("removing a whole prefix needs --yes where nobody can be asked")
+    if not click.confirm(safe(question), err=True):
+        raise UsageError("nothing was removed")
+
+
+def _open_dict(backend: Backend, codec: str | None, filters: tuple[str, ...]) -> PersiDict[Any]:
+    return open_dict(backend, codec=codec, filters=[_filter(text) for text in filters])
+
+
+def _filter(text: str) -> str | Filter:
+    name, given, variable = text.partition("=")
+    if not given:
+        return name
+    from ..codecs.security import Encrypted, Signed
+
+    if name == "signed":
+        return Signed.from_env(variable)
+    if name == "encrypted":
+        return Encrypted.from_env(variable)
+    raise UsageError(f"--filter {text}: only signed and encrypted take a key", hint="Write signed=VARIABLE.")
+
+
+def _parse(data: bytes, codec: str) -> Any:
+    """What somebody means who types this."""
+    if codec == "raw":
+        return data
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return data
+    if codec not in ("msgpack", "pkl", "json"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+    except RecursionError:
+        raise UsageError("the value is nested too deeply") from None
+
+
+def _spell(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)
+        if json.loads(text) == value and _is_plain(value):
+            return text
+    except (TypeError, ValueError, RecursionError):
+        return _python(value)
+    return _python(value)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON keeps the types: a tuple would look like a list, an enum like its value."""
+    if isinstance(value, dict):
+        return type(value) is dict and all(type(key) is str and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return type(value) is list and all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _python(value: object) -> str:
+    return pprint.pformat(value, width=max(20, shutil.get_terminal_size().columns))
+
+
+def _write_bytes(data: bytes) -> None:
+    if sys.stdout.isatty():
+        line(repr(data))  # as they are they could reprogram the terminal
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
