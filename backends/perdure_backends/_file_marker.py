@@ -49,8 +49,7 @@ class Marker:
         fd = os.open(temporary, OPEN_NEW, 0o666)
         try:
             os.write(fd, text.encode())
-            if durable:
-                os.fsync(fd)
+            os.fsync(fd)  # always: a marker that a power cut left empty would make all values unreadable
         finally:
             os.close(fd)
         os.replace(temporary, self._path)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import sys
 import threading
+import time
 
 from ledger import opened, value
 
 from perdure.errors import NotFoundError, PreconditionError
 from perdure.protocol import ABSENT, Backend
+from perdure_backends import _file_folder, _sqlite_file, file
+from perdure_backends.sqlite import SQLiteBackend
 
 SIZES = [10, 10, 100, 100, 1000, 4000, 4052, 20_000, 65_000, 65_492, 200_000, 1_000_000]
 
@@ -89,15 +93,14 @@ def fork_while_writing(kind: str, sync: str, where: str, seed: str) -> None:
         while True:
             version += 1
             say(f"> k {version}")
-            backend.put("k", value("k", version, rng.choice(SIZES)))
+            backend.put("k", value("k", version, 1_000_000))
             say(f"< k {version}")
             written.release()
 
     threading.Thread(target=go_on, daemon=True).start()
     for _ in range(rng.randrange(1, 6)):
         written.acquire()
-    for _ in range(rng.randrange(3000)):
-        pass
+    time.sleep(rng.random() * 0.01)  # whatever the thread is doing then, which mostly is to write a megabyte
     child = os.fork()
     if not child:
         os.close(1)
@@ -105,6 +108,120 @@ def fork_while_writing(kind: str, sync: str, where: str, seed: str) -> None:
     sys.stdin.read()  # the parent is killed meanwhile; the child waits until nobody holds the other end
     say("the child ends", 2)
     os._exit(0)
+
+
+class Script:
+    """Steps that are told one by one, with versions that count up from `first`."""
+
+    def __init__(self, backend: Backend, first: int) -> None:
+        self.backend = backend
+        self._version = first
+
+    def put(self, key: str, size: int, how: str = "overwrite") -> None:
+        self._version += 1
+        condition = ABSENT if how == "create" else self.backend.head(key).etag if how == "swap" else None
+        say(f"> {key} {self._version}")
+        self.backend.put(key, value(key, self._version, size), if_match=condition)
+        say(f"< {key} {self._version}")
+
+    def delete(self, key: str, how: str = "") -> None:
+        condition = self.backend.head(key).etag if how == "swap" else None
+        say(f"> {key} -")
+        self.backend.delete(key, if_match=condition)
+        say(f"< {key} -")
+
+    def put_many(self, keys: list[str], size: int) -> None:
+        self._version += 1
+        for key in keys:
+            say(f"> {key} {self._version}")
+        self.backend.put_many({key: value(key, self._version, size) for key in keys})
+        for key in keys:
+            say(f"< {key} {self._version}")
+
+    def delete_many(self, keys: list[str]) -> None:
+        for key in keys:
+            say(f"> {key} -")
+        self.backend.delete_many(keys)
+        for key in keys:
+            say(f"< {key} -")
+
+
+def first_script(kind: str, sync: str, where: str, fault: str = "") -> None:
+    """A life of all kinds of writes, from the first one on."""
+    with opened(kind, sync, where) as backend:
+        if fault:
+            _break(fault)
+        backend.record({"codec": "msgpack"})
+        script = Script(backend, 0)
+        script.put("a", 10)
+        if isinstance(backend, SQLiteBackend):
+            # Move the log into the database every few writes, or none of that would happen here.
+            backend._local.link.db.execute("PRAGMA wal_autocheckpoint = 12")
+        script.put("deep/er/b", 4000, "create")
+        script.put("a", 20_000)
+        script.put("deep/er/b", 100, "swap")
+        script.put_many(["m/x", "m/y", "m/z"], 600)
+        script.put("deep/c", 70_000)
+        script.delete("a")
+        script.put("a", 30, "create")
+        script.put_many(["m/x", "m/y", "m/z"], 6000)
+        script.delete("deep/er/b", "swap")
+        script.put("deep/er/b", 9000, "create")
+        script.delete_many(["m/x", "m/y", "m/z"])
+        script.put("deep/er/b", 5, "swap")
+    with opened(kind, sync, where) as backend:
+        script.backend = backend
+        script.put("a", 3000, "swap")
+        script.put("deep/er/and/d", 300, "create")
+        script.delete("a")
+
+
+def second_script(kind: str, sync: str, where: str) -> None:
+    """Go on where the first was killed, anywhere."""
+    with opened(kind, sync, where) as backend:
+        backend.record({"codec": "msgpack"})
+        script = Script(backend, 1000)
+        script.delete("deep/er/b")
+        script.delete("a")
+        script.put("deep/er/d", 700)
+        script.put("deep/er/b", 700)
+        script.put("m/y", 10)
+        script.put("a", 10)
+
+
+def _break(fault: str) -> None:
+    """Make the backends forget one of the things that make a write durable."""
+
+    def nothing(*_: object) -> None:
+        pass
+
+    if fault == "no fsync of folders":
+        file.sync_folder = _file_folder.sync_folder = nothing
+    elif fault == "no fsync of files":
+        fsync = os.fsync
+        os.fsync = lambda fd: fsync(fd) if stat.S_ISDIR(os.fstat(fd).st_mode) else None
+    elif fault == "fsync after the rename":
+        write_new, publish = file.FileBackend._write_new, file.FileBackend._publish
+
+        def write_only(self: file.FileBackend, *arguments: object) -> object:
+            self._durable = False
+            try:
+                return write_new(self, *arguments)  # type: ignore[arg-type]
+            finally:
+                self._durable = True
+
+        def publish_and_sync(self: file.FileBackend, temporary: str, path: str, create: bool) -> None:
+            publish(self, temporary, path, create)
+            fd = os.open(path, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+        file.FileBackend._write_new, file.FileBackend._publish = write_only, publish_and_sync  # type: ignore[method-assign]
+    elif fault == "no sync of the log":
+        open_live = _sqlite_file.open_live
+        _sqlite_file.open_live = lambda path, sync, timeout: open_live(path, "NORMAL", timeout)
+    else:
+        raise AssertionError(fault)
 
 
 if __name__ == "__main__":

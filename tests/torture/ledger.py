@@ -63,53 +63,59 @@ def seen(backend: Backend, key: str) -> int | None:
 class Ledger:
     """What a writer announced (`>`), and what was acknowledged to it (`<`) or refused (`=`), key by key.
 
-    Each line is `> key version` with `-` for a delete. A writer does one thing at a time.
+    Each line is `> key version`, with `-` for a delete. A writer does one thing at a time.
 
     Attributes:
-        settled: The version each key must have, unless it is the one of `pending`.
-        pending: The write that was announced last, while nothing is known of its outcome.
+        due: The versions each key may have: one, or two while the outcome of a write is unknown. Others are absent.
+        pending: The writes that were announced and not answered yet.
         acknowledged: How many writes were.
         counted: The versions of the key `shared` that were acknowledged.
         uncounted: Those that may or may not have happened.
     """
 
     def __init__(self) -> None:
-        self.settled: dict[str, int | None] = {}
-        self.pending: tuple[str, int | None] | None = None
+        self.due: dict[str, set[int | None]] = {}
+        self.pending: dict[str, int | None] = {}
         self.acknowledged = 0
         self.counted: list[int] = []
         self.uncounted: list[int] = []
+        self._before: dict[str, set[int | None]] = {}
 
     def note(self, line: str) -> None:
         """Take down one line."""
         mark, key, version = line.split()
         number = None if version == "-" else int(version)
         if mark == ">":
-            self.pending = key, number
+            assert key not in self.pending, f"{line}: it had not finished {self.pending}"
+            self.pending[key] = number
+            if key != "shared":
+                self._before[key] = self.due.get(key, {None})
+                self.due[key] = self._before[key] | {number}
             return
-        assert mark in "<=" and self.pending == (key, number), f"a line out of place: {line}, {self.pending}"
-        self.pending = None
-        if mark == "<":
-            self.acknowledged += 1
-            if key == "shared":
-                assert number is not None
-                self.counted.append(number)
-            else:
-                self.settled[key] = number
+        assert mark in "<=" and self.pending.pop(key, "nothing") == number, f"a line out of place: {line}"
+        self.acknowledged += mark == "<"
+        if key != "shared":
+            self.due[key] = {number} if mark == "<" else self._before[key]
+        elif mark == "<":
+            assert number is not None
+            self.counted.append(number)
 
-    def settle(self, backend: Backend, about: str) -> None:
-        """After a kill: everything acknowledged is there, and the pending write happened as a whole or not at all."""
-        pending, self.pending = self.pending, None
-        if pending is not None and pending[0] == "shared":
-            assert pending[1] is not None
-            self.uncounted.append(pending[1])
-        for key in {*self.settled, *([pending[0]] if pending and pending[0] != "shared" else [])}:
-            due = {self.settled.get(key)}
-            if pending is not None and pending[0] == key:
-                due.add(pending[1])
-            version = seen(backend, key)
-            assert version in due, f"{about}: {key} has version {version}, and {due} was due"
-            self.settled[key] = version
+    def forget(self) -> str | None:
+        """The writer was killed: it will not finish what it began. Return the key."""
+        pending, self.pending = self.pending, {}
+        self.uncounted += [number for key, number in pending.items() if key == "shared" and number is not None]
+        return next(iter(pending), None)
+
+    def check(self, backend: Backend) -> dict[str, int | None]:
+        """Everything acknowledged is there, and what was not happened as a whole or not at all. Return the versions."""
+        versions = {key: seen(backend, key) for key in self.due}
+        for key, version in versions.items():
+            assert version in self.due[key], f"{key} has version {version}, and one of {self.due[key]} was due"
+        return versions
+
+    def settle(self, backend: Backend) -> None:
+        """Check, and take what is there for granted from now on."""
+        self.due = {key: {version} for key, version in self.check(backend).items()}
 
 
 def check_counter(backend: Backend, ledgers: Iterable[Ledger]) -> None:

@@ -45,9 +45,9 @@ def test_killed_writers_lose_nothing(kind: str, sync: str, tmp_path: Path) -> No
 
     with opened(kind, sync, where) as backend:
         for ledger in ledgers:
-            ledger.settle(backend, "at the end")
+            ledger.settle(backend)
         check_counter(backend, ledgers)
-        expected = {key for ledger in ledgers for key, version in ledger.settled.items() if version is not None}
+        expected = {key for ledger in ledgers for key, due in ledger.due.items() if due != {None}}
         assert set(backend.keys()) - {"shared"} == expected
         _check_leftovers(backend, where)
     writes = sum(ledger.acknowledged for ledger in ledgers)
@@ -68,16 +68,16 @@ def _let_live_and_kill(kind: str, sync: str, where: Path, number: int, life: int
     assert child.returncode == -9, "it should have gone on until it was killed"
     # A new handle: its first write sweeps, beside writers that are in the middle of theirs.
     with opened(kind, sync, where) as backend:
-        blocked = ledger.pending[0] if ledger.pending else f"writer{number}/a"
+        blocked = ledger.forget() or f"writer{number}/a"
         if isinstance(backend, FileBackend):
             assert len(os.listdir(where / ".perdure" / "tmp")) <= 64
-        ledger.settle(backend, f"writer {number}, killed for the {life}. time")
+        ledger.settle(backend)
         if blocked == "shared":
             return
         version = life * 1_000_000 + 999_999
         with clock:
             within(STUCK, f"a put of {blocked}", backend.put, blocked, value(blocked, version, 10))
-        ledger.settled[blocked] = version
+        ledger.due[blocked] = {version}
 
 
 def _check_leftovers(backend: Backend, where: Path) -> None:
@@ -105,11 +105,12 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_parent(kind: str, syn
         for line in parent.stdout:  # to the end: the forked child has closed its copy
             ledger.note(line)
         with opened(kind, sync, where) as backend:
-            ledger.settle(backend, f"killed after a fork, turn {turn}")
+            ledger.forget()
+            ledger.settle(backend)
             version = turn * 1_000_000 + 999_999
             with clock:
                 within(STUCK, "a put beside the child of a killed writer", backend.put, "k", value("k", version, 10))
-            ledger.settled["k"] = version
+            ledger.due["k"] = {version}
         parent.stdin.close()  # which the forked child has been waiting for
         assert parent.stderr.read() == "the child ends\n"
         parent.stderr.close()
