@@ -142,7 +142,7 @@ class S3Backend(Backend):
             raise UsageError("an S3 URL begins with s3://", place=f"s3:{location}", hint="Write s3://bucket/prefix.")
         bucket, _, prefix = location[2:].partition("/")
         options = dict(locals())
-        for name in ("cls", "location", "bucket", "prefix"):
+        for name in ("cls", "location", "bucket", "_", "prefix"):
             del options[name]
         return cls(bucket, prefix, **options)
 
