@@ -66,7 +66,50 @@ _homes = {
 }
 _home = {name: module for module, names in _homes.items() for name in names.split()}
 
-__all__ = ["__version__", *_home]  # pyright: ignore[reportUnsupportedDunderAll]
+# Written out for type checkers; a test compares it with the table.
+__all__ = [
+    "__version__",
+    "ABSENT",
+    "ALWAYS_RETRIEVE",
+    "ANY_ETAG",
+    "AsyncBackend",
+    "Backend",
+    "BackendError",
+    "Blob",
+    "CodecError",
+    "ConflictError",
+    "DELETE_CURRENT",
+    "ETAG_HAS_CHANGED",
+    "ETAG_IS_THE_SAME",
+    "ETag",
+    "Encrypted",
+    "IF_ETAG_CHANGED",
+    "ITEM_NOT_AVAILABLE",
+    "IntegrityError",
+    "InvalidKeyError",
+    "KEEP_CURRENT",
+    "Meta",
+    "MissingExtraError",
+    "NEVER_RETRIEVE",
+    "NotFoundError",
+    "NotModified",
+    "PerdureError",
+    "PersiDict",
+    "PolicyError",
+    "PreconditionError",
+    "SafeStrTuple",
+    "Signed",
+    "UnavailableError",
+    "UnknownOutcomeError",
+    "UntrustedError",
+    "UntrustedWarning",
+    "UsageError",
+    "VALUE_NOT_RETRIEVED",
+    "open",
+    "open_backend",
+    "register_type",
+    "replace_unsafe_chars",
+]
 
 
 def __getattr__(name: str) -> Any:
