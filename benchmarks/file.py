@@ -1,0 +1,137 @@
+"""A folder: beside the same system calls by hand, persidict's FileDirDict and diskcache."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import perdure
+
+from . import contestants
+from .contestants import DATA, FLAT, NESTED, TUPLES, VALUE, setter
+from .floors import Files, with_data, with_value
+from .harness import FLOOR, Effort, Goal, Row, race
+
+_BACKEND, _DICT = "perdure, backend", "perdure, dict"
+
+
+def run(effort: Effort, where: str | None = None) -> list[Row]:
+    """Measure everything in new folders below `where`."""
+    with ExitStack() as stack:
+        root = stack.enter_context(contestants.folder(where))
+        return [*_reads(root, stack, effort), *_writes(root, stack, effort), *_listings(root, stack, effort)]
+
+
+def _fill(put: Any, value: object) -> None:
+    for key in (*FLAT, *NESTED):
+        put(key, value)
+
+
+def _reads(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
+    notes: list[str] = []
+    floor_bytes, floor_values = Files(f"{root}/floor-bytes"), Files(f"{root}/floor-values")
+    backend = perdure.open_backend(f"{root}/backend", sync="normal")
+    ours = perdure.open(f"{root}/dict", sync="normal")
+    _fill(floor_bytes.put_normal, DATA)
+    _fill(floor_values.put_normal, pickle.dumps(VALUE, protocol=5))
+    _fill(backend.put, DATA)
+    peers: dict[str, Any] = {}
+    if (theirs := contestants.persidict(f"{root}/persidict", notes)) is not None:
+        peers["persidict"] = theirs
+    if (theirs := contestants.diskcache(stack, f"{root}/diskcache", notes)) is not None:
+        peers["diskcache"] = theirs
+    for mapping in (ours, *peers.values()):
+        for key in (*FLAT, *TUPLES):
+            mapping[key] = VALUE
+
+    def entry(name: str, keys: list[str], goals: list[Goal]) -> Row:
+        racing = {FLOOR: floor_values.get, _DICT: ours.__getitem__, **{n: p.__getitem__ for n, p in peers.items()}}
+        own = dict.fromkeys((_DICT, *peers), TUPLES) if keys is NESTED else {}
+        return race("file", name, racing, keys, effort, own=own, goals=goals, notes=notes)
+
+    rows = [
+        race("file", "get bytes", {FLOOR: floor_bytes.get_bytes, _BACKEND: backend.get}, FLAT, effort),
+        race("file", "get bytes, key a/b", {FLOOR: floor_bytes.get_bytes, _BACKEND: backend.get}, NESTED, effort),
+        entry("get a small dict", FLAT, [Goal(_DICT, 1.5)]),
+        entry("get a small dict, key a/b", NESTED, [Goal(_DICT, 1.5)]),
+        entry("get a small dict, one key again and again", FLAT[:1], [Goal(_DICT, 1.0)]),
+    ]
+    goals = [Goal(_BACKEND, 2.0), Goal(_DICT, 2.0)]
+    absent = [f"absent{i}" for i in range(100)]
+    for name, keys in (("contains", FLAT), ("contains, key a/b", NESTED), ("contains, absent", absent)):
+        racing = {FLOOR: floor_bytes.contains, _BACKEND: backend.contains, _DICT: ours.__contains__}
+        racing |= {n: p.__contains__ for n, p in peers.items()}
+        own = dict.fromkeys((_DICT, *peers), TUPLES) if keys is NESTED else {}
+        rows.append(race("file", name, racing, keys, effort, own=own, goals=goals, notes=notes))
+    return rows
+
+
+def _writes(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
+    rows = []
+    for sync, limit in (("full", 1.15), ("normal", 1.2)):
+        notes: list[str] = []
+        floor = Files(f"{root}/floor-{sync}")
+        put = floor.put_full if sync == "full" else floor.put_normal
+        backend = perdure.open_backend(f"{root}/backend-{sync}", sync=sync)
+        ours = perdure.open(f"{root}/dict-{sync}", sync=sync)
+        racing: dict[str, Any] = {
+            FLOOR: with_value(put, VALUE),
+            _BACKEND: with_data(backend.put, DATA),
+            _DICT: setter(ours),
+        }
+        goals = [Goal(_BACKEND, limit), Goal(_DICT, limit)]
+        nested = {name: racing[name] for name in (FLOOR, _DICT)}
+        # What the others promise decides in which of the two rows they belong.
+        if sync == "full" and (theirs := contestants.persidict(f"{root}/persidict-{sync}", notes)) is not None:
+            racing["persidict"] = setter(theirs)
+        if sync == "normal" and (theirs := contestants.diskcache(stack, f"{root}/diskcache-{sync}", notes)) is not None:
+            racing["diskcache"] = setter(theirs)
+        for put in racing.values():
+            for key in FLAT:
+                put(key)
+        for name, put in nested.items():
+            for key in TUPLES if name == _DICT else NESTED:
+                put(key)
+        rows.append(race("file", f"set a small dict, sync={sync}", racing, FLAT, effort, goals=goals, notes=notes))
+        own = {_DICT: TUPLES}
+        goals = [Goal(_DICT, limit)]
+        rows.append(race("file", f"set a small dict, sync={sync}, key a/b", nested, NESTED, effort, own=own, goals=goals))
+    return rows
+
+
+def _listings(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
+    rows = []
+    for number in (1000,) if effort.quick else (1000, 10_000, 50_000):
+        notes: list[str] = []
+        keys = [f"key{i:05}" for i in range(number)]
+        backend = perdure.open_backend(f"{root}/backend-{number}", sync="normal")
+        backend.put_many(dict.fromkeys(keys, DATA))
+        ours = perdure.open(f"{root}/backend-{number}")
+        plain = f"{root}/floor-{number}"
+        os.mkdir(plain)
+        for key in keys:
+            Path(plain, key).write_bytes(DATA)
+        racing: dict[str, Any] = {
+            FLOOR: lambda _, plain=plain: os.listdir(plain),
+            _BACKEND: lambda _, backend=backend: deque(backend.keys(), 0),
+            _DICT: lambda _, ours=ours: deque(ours, 0),
+        }
+        if number > 1000:
+            notes.append("persidict and diskcache take part with 1000 keys only: filling them takes minutes")
+        else:
+            if (theirs := contestants.persidict(f"{root}/persidict-{number}", notes)) is not None:
+                racing["persidict"] = lambda _, theirs=theirs: deque(theirs.keys(), 0)
+                for key in keys:
+                    theirs[key] = VALUE
+            if (theirs := contestants.diskcache(stack, f"{root}/diskcache-{number}", notes)) is not None:
+                racing["diskcache"] = lambda _, theirs=theirs: deque(theirs.iterkeys(), 0)
+                for key in keys:
+                    theirs[key] = VALUE
+        goals = [Goal(_BACKEND, 2.0)]
+        workload = f"keys, per key of {number}"
+        rows.append(race("file", workload, racing, [None], effort, goals=goals, per=number, notes=notes))
+    return rows

@@ -1,0 +1,42 @@
+"""The page of results in the manual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from .harness import Row
+
+_ABOUT = """\
+# Benchmarks
+
+How fast this is beside the same system calls and statements written by hand in Python (*floor*), and beside other libraries.
+Written by `python -m benchmarks --write-docs`; measure your own machine with `nox -s bench`, or `nox -s bench -- file --quick`.
+
+How it is measured: all contestants run in one process and take turns, a short batch each, in an order that rotates. A line
+shows the median over these rounds, the quartiles, and the ratio to the first line of its table: the median of the ratios
+within each round, which noise from outside hardly touches. The machine below was **not quiet** (two cores, other programs
+at work), so trust ratios rather than times. The floor checks nothing, locks nothing and notices no damage; the goals say how
+much all that may cost. A goal that was not reached says so.
+"""
+
+
+def write_page(path: Path, facts: Mapping[str, str], rows: Sequence[Row]) -> None:
+    """Write the page at `path`."""
+    lines = [_ABOUT, "```text", *(f"{name + ':':<21}{fact}" for name, fact in facts.items()), "```", ""]
+    lines += ["## Goals", "", *_goals(rows), ""]
+    for place, group in groupby(rows, key=lambda row: row.place):
+        lines += [f"## {place}", "", "```text", "\n\n".join(row.text() for row in group), "```", ""]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _goals(rows: Sequence[Row]) -> list[str]:
+    lines = ["| place | workload | who | goal | measured | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        for verdict in row.verdicts:
+            state = "reached" if verdict.reached else "**not reached**"
+            measured = f"{verdict.measured:.3g}"
+            lines.append(f"| {row.place} | {row.workload} | {verdict.who} | {verdict.goal} | {measured} | {state} |")
+    return lines
