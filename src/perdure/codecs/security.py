@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from ..errors import CodecError, MissingExtraError, UntrustedError, UsageError
 
@@ -22,8 +22,8 @@ class _Keyed:
     Secret, purpose and format go into the derivation, so one secret can serve both filters and other programs too.
     """
 
-    name: ClassVar[str]
-    id: ClassVar[int]
+    name: str
+    id: int
     authentic = True
 
     def __init__(self, key: bytes, *, also: Iterable[bytes] = ()) -> None:
