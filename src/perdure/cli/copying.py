@@ -58,7 +58,7 @@ def _tell(outcome: Outcome, refused: bool, seconds: float) -> None:
         _list("in DST with another value", outcome.conflicts)
         styled(complain, ("nothing was copied", "bold"), "; --overwrite replaces these, --prefix leaves them out")
         return
-    rate = f", {size(outcome.bytes / seconds)}/s" if outcome.bytes and seconds > 0 else ""
+    rate = f", {size(outcome.bytes / seconds)}/s" if outcome.bytes > 1_000_000 else ""
     skipped = f", {outcome.identical:,} already there" if outcome.identical else ""
     replaced = f", {outcome.replaced:,} of them replaced" if outcome.replaced else ""
     gone = f", {len(outcome.vanished):,} deleted meanwhile" if outcome.vanished else ""

@@ -30,6 +30,7 @@ class Findings:
     settings: dict[str, str]
     checks: list[Check] = field(default_factory=list)
     values: int = 0
+    unchecked: int = 0
     unreadable: list[Unreadable] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     swept: bool = False
@@ -44,8 +45,9 @@ class Findings:
 @click.argument("url")
 @click.option("--repair", is_flag=True, help="Set unreadable values aside and remove leftovers.")
 @click.option("--aside", default="perdure-set-aside", metavar="URL", show_default=True, help="Where to put them; see above.")
+@click.option("--codec", help="What the values were written with, where the place does not say so itself (s3:).")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor_command(url: str, repair: bool, aside: str, as_json: bool) -> int:
+def doctor_command(url: str, repair: bool, aside: str, codec: str | None, as_json: bool) -> int:
     """Examine a place: what it guarantees, whether that holds, and what is damaged.
 
     Promises are tried out on keys below perdure-doctor-<random>/, which are removed again; your own keys are only read. The
@@ -58,9 +60,10 @@ def doctor_command(url: str, repair: bool, aside: str, as_json: bool) -> int:
     Exit code 0 if all is well (or was repaired), 1 if not.
     """
     with open_place(url) as backend:
-        found = _examine(backend, as_json)
+        codec = codec or backend.recorded().get("codec")
+        found = _examine(backend, codec, as_json)
         if repair:
-            _repair(backend, found, aside)
+            _repair(backend, found, codec, aside)
     if as_json:
         print_json({"healthy": found.healthy, **asdict(found)})
     else:
@@ -68,14 +71,14 @@ def doctor_command(url: str, repair: bool, aside: str, as_json: bool) -> int:
     return DONE if found.healthy else PROBLEM
 
 
-def _examine(backend: Backend, quiet: bool) -> Findings:
+def _examine(backend: Backend, codec: str | None, quiet: bool) -> Findings:
     found = Findings(backend.place, backend.guarantees()._asdict(), backend.recorded())
     found.leftovers = _call(backend, "leftovers")  # first: the next write may sweep them
     with closing(self_test(backend)) as checks, progress("trying", None, quiet=quiet) as advance:
         for check in checks:
             found.checks.append(check)
             advance(1)
-    examine = IntegrityCheck(backend)
+    examine = IntegrityCheck(backend, codec)
     metas = list(backend.scan())
     with progress("reading", sum(meta.size for meta in metas), in_bytes=True, quiet=quiet) as advance:
         for batch in batches(metas):
@@ -84,6 +87,7 @@ def _examine(backend: Backend, quiet: bool) -> Findings:
             found.values += len(ours)
             found.unreadable += examine([meta.key for meta in ours])
             advance(sum(meta.size for meta in batch))
+    found.unchecked = examine.unchecked
     return found
 
 
@@ -96,8 +100,8 @@ def _call(backend: Backend, method: str) -> list[str]:
     return list(optional()) if optional else []
 
 
-def _repair(backend: Backend, found: Findings, aside: str) -> None:
-    examine = IntegrityCheck(backend)
+def _repair(backend: Backend, found: Findings, codec: str | None, aside: str) -> None:
+    examine = IntegrityCheck(backend, codec)
     for one in found.unreadable:
         try:
             if examine([one.key]):  # somebody may have written it anew meanwhile
@@ -120,12 +124,20 @@ def _tell(found: Findings, repair: bool) -> None:
     for check in found.checks:
         styled(out, marks[check.ok], check.name, (f": {check.detail}" if check.detail else "", "bold"))
     readable = not found.unreadable
-    text = f"{plural(found.values, 'value')} read" + (", all whole" if readable and found.values else "")
-    styled(out, marks[readable], text + ("" if readable else f", {len(found.unreadable):,} unreadable:"))
+    text = f"{plural(found.values, 'value')} read" + (", all whole" if readable and found.values > found.unchecked else "")
+    unsolved = any(not one.aside for one in found.unreadable)
+    styled(
+        out,
+        marks[False if unsolved else readable or None],
+        text + ("" if readable else f", {len(found.unreadable):,} unreadable:"),
+    )
     for one in found.unreadable[:_SHOWN]:
         styled(out, "       ", (one.key, "bold"), f": {one.problem}", (f" -> {one.aside}" if one.aside else "", "green"))
     if len(found.unreadable) > _SHOWN:
         styled(out, f"       ... and {len(found.unreadable) - _SHOWN:,} more (--json lists them all)")
+    if found.unchecked:
+        hint = "" if found.settings else "; --codec says what they should be"
+        styled(out, marks[None], f"{found.unchecked:,} of them carry no checksum{hint}")
     for path in found.leftovers:
         state = "removed" if found.swept else "harmless; the next writer or --repair removes it"
         styled(out, marks[None], f"leftover of a killed writer: {path} ({state})")

@@ -112,8 +112,8 @@ class Job:
         found: dict[str, Any] = self.shared.get("totals", EMPTY)
         return found
 
-    def add(self, name: str, counts: dict[str, Any]) -> int:
-        """Add a file to the totals, unless it is in them; may be repeated at will. Returns how many files they now have."""
+    def add(self, name: str, counts: dict[str, Any]) -> dict[str, Any]:
+        """Add a file to the totals, unless it is in them; may be repeated at will. Returns the totals."""
         number = self.number[name]
 
         def include(totals: Any) -> Any:
@@ -127,8 +127,8 @@ class Job:
             totals["bytes"] += counts["bytes"]
             return totals
 
-        files: int = self.shared.transform_item("totals", transformer=include).new_value["files"]  # type: ignore[index]
-        return files
+        totals: Any = self.shared.transform_item("totals", transformer=include).new_value
+        return dict(totals)
 
     def elect(self, name: str, what: str, file: str) -> bool:
         """Let exactly one worker win: of all who call this for the same `what`, the first."""

@@ -62,8 +62,8 @@ class Report:
         self._done = event.get("done", self._done)
         if self._bar and self._task is not None:
             self._bar.update(self._task, total=self._of, completed=self._done)
-        for line in self._lines(event):
-            self.say((f"{seconds:6.1f} s  ", "dim"), *line)
+        for number, line in enumerate(self._lines(event)):
+            self.say((f"{seconds:6.1f} s  " if not number else " " * 10, "dim"), *line)
 
     def _lines(self, event: Event) -> list[list[str | tuple[str, str]]]:
         kind, strong = event["event"], "bold"
@@ -76,8 +76,8 @@ class Report:
         if kind == "killed" and event["by_us"]:
             how = "ended in the middle" if self._threads else f"killed with SIGKILL (pid {event['pid']})"
             return [
-                [(f"{event['worker']} is {how}", strong), f" at the worst moment: the counts of {event['file']}"],
-                ["are stored, and not yet added to the totals"],
+                [(f"{event['worker']} is {how}", strong), f" after it stored the counts of {event['file']},"],
+                ["and before it added them to the totals: the worst moment"],
             ]
         if kind == "killed":
             return [[(f"{event['worker']} has died", strong), ", and not by our hand"]]
@@ -87,7 +87,7 @@ class Report:
             how = "all threads are ended" if self._threads else "SIGKILL to the coordinator and all its workers at once"
             return [[("the whole program is stopped", strong), f" with {self._done:,} of {self._of:,} files done: {how}"]]
         if kind == "finished":
-            return [[f"all {event['done']:,} files are counted"]]
+            return [[f"all {event['done']:,} files are counted; now once more, plainly, to compare"]]
         return []
 
     def introduce(self, job: Job, durable: str) -> None:
@@ -96,7 +96,8 @@ class Report:
             ("perdure demo", "bold"),
             f": the words in {plural(len(job.files), 'source file')} of Python {platform.python_version()}, from {job.root}",
         )
-        self.say("the dict is in ", (job.shared.place, "bold"), f" ({durable})")
+        self.say("the dict: ", (job.shared.place, "bold"))
+        self.say("durable:  ", durable)
         if self._threads:
             self.say(
                 "memory is shared by threads only, so threads take the place of processes, and a kill ends one in the middle"

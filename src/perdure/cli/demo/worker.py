@@ -41,14 +41,13 @@ class Worker:
         files = self._job.files
         start = len(files) * number // workers
         totals = self._job.totals()
-        done: int = totals["files"]
         for file in files[start:] + files[:start]:
             if not is_included(totals, self._job.number[file]) and self._claim(file):
-                self._step("claimed", file=file, files=done)
+                self._step("claimed", file=file, files=totals["files"])
                 counts = self._store(file)
-                self._step("stored", file=file, files=done)
-                done = self._add(file, counts)
-                self._step("added", file=file, files=done)
+                self._step("stored", file=file, files=totals["files"])
+                totals = self._add(file, counts)  # shows what the others have done meanwhile as well
+                self._step("added", file=file, files=totals["files"])
 
     def _claim(self, file: str) -> bool:
         """Claim a file, create-only; a dead worker's claim by compare-and-swap. Of several who try, one succeeds."""
@@ -78,7 +77,7 @@ class Worker:
             except UnknownOutcomeError:
                 continue  # if it was written after all, the next attempt is refused and shows us our own value
 
-    def _add(self, file: str, counts: dict[str, Any]) -> int:
+    def _add(self, file: str, counts: dict[str, Any]) -> dict[str, Any]:
         while True:
             try:
                 return self._job.add(file, counts)
