@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import queue
 import sys
 import threading
@@ -19,8 +20,8 @@ from ..protocol import Backend
 T = TypeVar("T")
 Move: TypeAlias = Callable[[Backend], Any]
 
-PATIENCE = 60.0
-"""Seconds after which something that does not come back counts as stuck. Nothing is measured with it."""
+PATIENCE = float(os.environ.get("PERDURE_PATIENCE", "60"))
+"""Seconds after which something that does not come back counts as stuck; nothing is measured with it."""
 
 
 class _Failure(NamedTuple):

@@ -38,8 +38,11 @@ class Lifetime(Kit):
     def test_two_handles_see_each_other(self, backend: Backend, another: Callable[[], Backend]) -> None:
         other = another()
         first = backend.put("a", b"1")
-        assert other.get("a")[:2] == (b"1", first)
+        assert backend.get("a")[:2] == other.get("a")[:2] == (b"1", first)
         second = other.put("a", b"2", if_match=first)
+        assert backend.get("a")[:2] == (b"2", second), "what one handle read before, it must read again"
+        assert backend.head("a")[1] == second
+        assert [meta.etag for meta in backend.scan()] == [second]
         refused(PreconditionError, "a stale swap", backend.put, "a", b"3", if_match=first)
         assert backend.get("a", if_none_match=first)[:2] == (b"2", second)
         assert backend.contains("a")

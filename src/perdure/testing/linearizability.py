@@ -279,7 +279,7 @@ def work(backend: Backend, client: str, seed: int, count: int, keys: Sequence[st
     seen: dict[str, ETag | None] = dict.fromkeys(keys)
     for number in range(count):
         key = dice.choice(keys)
-        action = dice.choices(("get", "put", "create", "swap", "delete", "delete if"), (6, 3, 3, 8, 1, 2))[0]
+        action = dice.choices(("get", "put", "create", "swap", "delete", "delete if"), (8, 2, 3, 8, 3, 2))[0]
         data = f"{client}.{number}".encode()
         etag = seen[key]
         if action == "get" or (etag is None and action in ("swap", "delete if")):
