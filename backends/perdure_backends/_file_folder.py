@@ -13,6 +13,7 @@ from ._system import sync_folder
 
 STRIPES = 64
 _ATTEMPTS = 10
+_lasting: set[str] = set()  # folders whose names this process has made durable, and those of all above them
 
 
 class OwnFolder:
@@ -68,14 +69,25 @@ class OwnFolder:
             flock(fd, LOCK_UN)
             close_lock(fd)
         if self._durable:
-            # Whoever made these folders may not have come to that yet, and our first value is to last.
-            for folder in (self._root, os.path.dirname(self._root)):
-                try:
-                    sync_folder(folder)
-                except PermissionError:
-                    continue  # a parent we may not read: then it is not we who could have made this folder
+            self._sync_way_here()
         self.ready = True
         self.sweep()
+
+    def _sync_way_here(self) -> None:
+        """Make the names of the marker, of our folders and of all above durable: whoever made them may have been killed
+        before it came to that, and what is written now is to last."""
+        for folder in (self.path, self._root):
+            sync_folder(folder)
+        way = []
+        folder = self._root
+        while not os.path.ismount(folder) and (folder == self._root or folder not in _lasting):
+            way.append(folder)
+            folder = os.path.dirname(folder)
+            try:
+                sync_folder(folder)
+            except PermissionError:
+                continue  # a parent we may not read: then it is not we who could have made a folder in it
+        _lasting.update(way)
 
     def make(self, folder: str, *, parents: bool = False) -> None:
         """Make a folder durably, where it is missing."""

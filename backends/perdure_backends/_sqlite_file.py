@@ -89,7 +89,7 @@ def examine(path: str, place: str) -> bool:
 
 
 def _was_empty(path: str) -> bool:
-    """Tell whether a rollback journal says that the file was empty before: a power cut while it was made. SQLite will empty it."""
+    """Tell whether a rollback journal says that the file was empty: a power cut while it was made. SQLite will empty it."""
     try:
         with open(path + "-journal", "rb") as journal:
             head = journal.read(20)

@@ -326,6 +326,7 @@ class FileBackend(Backend):
                     raise BackendError("what stands there is not a file of ours", key=key, place=self.place)
             except (FileNotFoundError, NotADirectoryError):
                 if if_match is None:
+                    self._sync_absence(spot)
                     return
                 raise PreconditionError("the value is absent", key=key, place=self.place) from None
             fd = self._own.open_lock(spot.stripe)
@@ -336,6 +337,7 @@ class FileBackend(Backend):
                 try:
                     os.unlink(spot.path)
                 except (FileNotFoundError, NotADirectoryError):
+                    self._sync_absence(spot)
                     return
                 if self._durable:
                     self._sync_names(spot)
@@ -370,6 +372,14 @@ class FileBackend(Backend):
                 errno=error.errno,
                 hint="Check the disk; the value may be the old one after a power cut.",
             ) from error
+
+    def _sync_absence(self, spot: Spot) -> None:
+        """Whoever removed the value may have been killed before it made that durable, and then it would come back."""
+        if self._durable:
+            try:
+                sync_folder(os.path.dirname(spot.path))
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # no folder, no value
 
     def leftovers(self) -> list[str]:
         """Files that killed writers left behind; a live writer's are not among them. At most 64."""

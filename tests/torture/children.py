@@ -185,7 +185,7 @@ def second_script(kind: str, sync: str, where: str) -> None:
         script.delete("a")
         script.put("deep/er/d", 700)
         script.put("deep/er/b", 700)
-        script.put("m/y", 10)
+        script.put("z", 10)
         script.put("a", 10)
 
 
