@@ -47,7 +47,8 @@ def same(a, b) -> bool:
         kept = b.flags.writeable and (b.flags.f_contiguous and not b.flags.c_contiguous) == order
         return kept and same_dtype(a.dtype, b.dtype) and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, (np.str_, np.bytes_)):
-        return list(a) == list(b)
+        plain = str if isinstance(a, str) else bytes  # their own methods do not strip zeros from the end
+        return plain.__getitem__(a, slice(None)) == plain.__getitem__(b, slice(None))
     if isinstance(a, np.generic):
         return same_dtype(a.dtype, b.dtype) and a.tobytes() == b.tobytes()
     if dataclasses.is_dataclass(a):
@@ -60,7 +61,7 @@ def same(a, b) -> bool:
 
 
 def same_dtype(a, b) -> bool:
-    return a == b and a.str == b.str and a.descr == b.descr and a.isalignedstruct == b.isalignedstruct
+    return a == b and a.str == b.str and a.fields == b.fields and a.isalignedstruct == b.isalignedstruct
 
 
 _offsets = st.builds(
@@ -128,9 +129,7 @@ def framed(payload: bytes, codec: int = 1) -> bytes:
 
 def in_a_small_process(code: str, megabytes: int = 200) -> str:
     """Run code in a process of its own, check that it neither died nor ever held more memory, and return what it printed."""
-    wrapped = "import sys; sys.path.insert(0, {!r})\nfrom codec_values import *\n{}\n".format(
-        os.path.dirname(__file__), textwrap.dedent(code)
-    )
+    wrapped = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n{textwrap.dedent(code)}\n"
     wrapped += "import resource as _r; print('PEAK', _r.getrusage(_r.RUSAGE_SELF).ru_maxrss // 1024)\n"
 
     def limit() -> None:

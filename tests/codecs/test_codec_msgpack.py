@@ -1,3 +1,4 @@
+# ruff: noqa: DTZ001
 from __future__ import annotations
 
 import collections
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 
 from perdure.codecs.chain import Chain
 from perdure.codecs.nesting import nests_deeper
-from perdure.errors import CodecError, PerdureError
+from perdure.errors import CodecError
 
 chain = Chain()
 
@@ -26,7 +27,7 @@ def again(value):
 
 
 @given(values)
-@settings(max_examples=400 * ROUNDS, deadline=None)
+@settings(max_examples=150 * ROUNDS, deadline=None)
 def test_everything_comes_back_with_exact_types(value):
     assert same(value, again(value))
 
@@ -140,7 +141,9 @@ def test_the_same_part_twice_is_no_cycle():
     assert same(again([part, part, {"x": part, 1: (part, part)}]), [part, part, {"x": part, 1: (part, part)}])
 
 
-@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: (x,), lambda x: {"a": x}, lambda x: {1: x}, lambda x: {(1,): [(x,)]}])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: [x], lambda x: (x,), lambda x: {"a": x}, lambda x: {1: x}, lambda x: {(1,): [(x,)]}]
+)
 @pytest.mark.parametrize("seed", [1, 2**70], ids=["native", "careful"])
 def test_deep_values_are_held_or_refused_and_never_crash(wrap, seed):
     refused = 0
@@ -319,14 +322,13 @@ def test_hostile_bytes_take_no_memory_and_do_not_crash():
     """All of them in one process that is small from beginning to end, also in a thread of two megabytes of stack."""
     output = in_a_small_process("""
         import sys, threading
-        sys.path.insert(0, "tests/codecs")
         from test_codec_msgpack import *
         sys.setrecursionlimit(10**6)      # Python's own limit must not be what saves us
         def attack():
             for name, payload in [*HOSTILE.items(), *((n, nested(*how)) for n, how in DEEP.items())]:
                 try:
                     chain.decode(framed(payload), "k")
-                except PerdureError:
+                except CodecError:
                     pass
                 else:
                     print("ACCEPTED", name)

@@ -68,15 +68,18 @@ def _array(dtype: Any, shape: Any, order: Any, flat: bytes | memoryview) -> Any:
         raise CodecError("the shape and type of an array do not fit its bytes")
     if not len(flat):
         return np.empty(shape, dtype, order)
-    return np.frombuffer(flat, dtype).reshape(shape, order=order).copy(order="K")
+    array = np.empty(shape, dtype, order)
+    # Byte by byte, because a copy of a structure leaves the gaps in it as they were in memory.
+    (array.T if order == "F" else array).reshape(-1).view(np.uint8)[:] = np.frombuffer(flat, np.uint8)
+    return array
 
 
 def _encode_scalar(value: Any, pack: Pack) -> Ext:
-    # Text and bytes go as such, because numpy strips zeros from the end of what it takes out of an array.
+    # Text and bytes go as such, and by the methods of str and bytes, because those of numpy strip zeros from the end.
     if isinstance(value, np.str_):
-        return Ext(NUMPY_SCALAR, pack(["U", str(value)]))
+        return Ext(NUMPY_SCALAR, pack(["U", str.__getitem__(value, slice(None))]))
     if isinstance(value, np.bytes_):
-        return Ext(NUMPY_SCALAR, pack(["S", bytes(value)]))
+        return Ext(NUMPY_SCALAR, pack(["S", bytes.__getitem__(value, slice(None))]))
     return Ext(NUMPY_SCALAR, pack([_spec(value.dtype), value.tobytes()]))
 
 

@@ -12,6 +12,7 @@ from ..errors import CodecError, IntegrityError, MissingExtraError
 __all__ = ["LZ4_MAGIC", "Lz4", "Zstd", "expand_lz4"]
 
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
+_PIECE = 1024  # of zstd; cannot unfold into more than 32 megabytes, so that much can the limit be exceeded for a moment
 _LZ4_MOST = 255  # lz4 cannot expand further than that, so a head that claims more lies
 
 
@@ -49,10 +50,10 @@ def expand_lz4(data: bytes | memoryview, limit: int) -> bytes:
     """
     try:
         claimed: int = lz4.frame.get_frame_info(data)["content_size"]
-        if claimed > limit:
-            raise too_large(limit)
         if claimed > _LZ4_MOST * len(data):
             raise IntegrityError("what is stored is damaged: its lz4 frame cannot hold what it claims")
+        if claimed > limit:
+            raise too_large(limit)
         expander = lz4.frame.LZ4FrameDecompressor()
         plain: bytes = expander.decompress(data, max_length=claimed or limit + 1)
         if not expander.eof and len(plain) <= limit:  # an exact buffer can be full before the end mark is read
@@ -125,13 +126,18 @@ class Zstd:
 
     def _expand_unsized(self, expander: Any, data: bytes | memoryview, limit: int) -> bytes:
         """Decompress a frame of somebody who did not say how large it is: perdure always does."""
-        plain = bytearray()
-        with expander.stream_reader(data, read_across_frames=False) as stream:
-            while piece := stream.read(1 << 20):
-                plain += piece
-                if len(plain) > limit:
-                    raise too_large(limit)
-        return bytes(plain)
+        stream = expander.decompressobj()
+        pieces, size, read = [], 0, 0
+        while read < len(data) and not stream.eof:
+            piece = stream.decompress(data[read : read + _PIECE])
+            read += _PIECE
+            size += len(piece)
+            if size > limit:
+                raise too_large(limit)
+            pieces.append(piece)
+        if not stream.eof or stream.unused_data or read < len(data):
+            raise IntegrityError("what is stored is damaged: its zstd frame is cut, or something follows it")
+        return b"".join(pieces)
 
 
 def too_large(limit: int) -> CodecError:

@@ -190,7 +190,8 @@ def _difference(a: Any, b: Any, path: str) -> str | None:
     if isinstance(a, (list, tuple)):
         pairs = [(f"{path}[{i}]", *both) for i, both in enumerate(zip(a, b, strict=True))]
     elif isinstance(a, dict):
-        pairs = [(f"{path}[{k!r:.60}]", (k, a[k]), (j, b[j])) for k, j in zip(a, b, strict=True)]
+        keys = {key: key for key in b}
+        pairs = [(f"{path}[{k!r:.60}]", (k, a[k]), (keys[k], b[k]) if k in keys else ()) for k in a]
     elif type(a) in _SCALARS or isinstance(a, (bytes, bytearray, set, frozenset)):
         return f"{path}: it becomes {b!r:.60}" if a != b and a == a else None
     else:

@@ -39,7 +39,8 @@ class Pickle:
             path, part = _blame(value)
             hint = "Leave that part out, or give its class a __reduce__ method."
             raise CodecError(f"value{path}, a {type(part).__name__}, cannot be pickled: {error}", hint=hint) from error
-        packed: bytes = lz4.frame.compress(data, content_checksum=True, store_size=True)
+        # Both checksums: some bits of a compressed block mean nothing, and only the block's own notices when they change.
+        packed: bytes = lz4.frame.compress(data, content_checksum=True, block_checksum=True, store_size=True)
         return packed
 
     def decode(self, data: bytes | memoryview, limit: int) -> Any:
