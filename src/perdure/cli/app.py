@@ -59,6 +59,19 @@ class _Group(click.Group):
             ctx.fail(f"there is no command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else "See perdure --help."))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        # Here, because click has ideas of its own about these two.
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `perdure ls | head`
+            _drop_output()
+            return DONE
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # behind the ^C
+            _say("interrupted")
+            return INTERRUPTED
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         # In a locale without unicode a strange character must not end the listing it stands in.
         for stream in (sys.stdout, sys.stderr):
@@ -83,12 +96,8 @@ class _Group(click.Group):
             text = error.format_message()
             _say(f"{text}{'' if text[-1:] in '.?!' else '.'} Try: {path} --help")
             return USAGE
-        except (KeyboardInterrupt, click.Abort):
-            _say("interrupted")
+        except click.Abort:  # at a question
             return INTERRUPTED
-        except BrokenPipeError:  # `perdure ls | head`
-            _drop_output()
-            return DONE
         except PerdureError as error:
             if debug:
                 raise

@@ -109,10 +109,12 @@ class Report:
             return
         by_hand = result["plain"]["sums"]
         self.say("")
-        self.say(f"{'':12}", *((f"{name:>14}", "bold") for name in SUMS), (f"{'different words':>18}", "bold"))
-        for name, side in (("totals", result["totals"]), ("all counts", result["counts"]["sums"]), ("plain count", by_hand)):
-            words = {"all counts": result["counts"], "plain count": result["plain"]}.get(name, {}).get("different_words")
-            self.say(f"{name:12}", *(f"{side[column]:>14,}" for column in SUMS), "" if words is None else f"{words:>18,}")
+        sides = {"totals": result["totals"], "all counts": result["counts"]["sums"], "plain count": by_hand}
+        self.say(f"{'':16}", *((f"{name:>12}", "bold") for name in sides))
+        for row in SUMS:
+            self.say((f"{row:16}", "bold"), *(f"{sums[row]:>12,}" for sums in sides.values()))
+        words = [result[side]["different_words"] for side in ("counts", "plain")]
+        self.say(("different words ", "bold"), f"{'':12}", *(f"{number:>12,}" for number in words))
         self.say("")
         taken, stored = plural(result["taken_over"], "claim"), result["found_stored"]
         self.say(f"{taken} of dead workers taken over; {stored:,} of these files were stored already and only had to be added")

@@ -1,0 +1,148 @@
+"""What all commands have in common: exit codes, one-line errors, pipes, signals, terminals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perdure
+
+PERDURE = [sys.executable, "-m", "perdure"]
+
+
+@pytest.mark.smoke
+def test_version(process):
+    assert process("--version").out == f"perdure {perdure.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["ls", "get", "set", "rm", "cp", "info", "doctor", "demo"])
+def test_help(run, command):
+    assert command in run("--help").out
+    assert "--debug" in run(command, "--help").out
+
+
+def test_no_command_is_wrong_usage(run):
+    answer = run(code=2)
+    assert "Usage" in answer.err
+    assert answer.out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sl"], ["ls", "--nonsense"], ["get"], ["get", "x"], ["ls", "a", "b"], ["ls", "nosuch:x"], ["ls", "file:x?sink=1"]],
+)
+def test_wrong_usage_is_one_line_and_2(run, words):
+    answer = run(*words, code=2)
+    assert answer.err.startswith("perdure: ")
+    assert answer.err.count("\n") == 1
+    assert answer.out == ""
+
+
+def test_a_command_is_suggested(run):
+    assert "'ls'" in run("sl", code=2).err
+
+
+def test_a_place_that_fails_is_3(run):
+    Path("file").write_text("x")
+    answer = run("ls", "file", code=3)
+    assert "not a folder" in answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(process):
+    assert "Traceback" not in process("ls", "nothing", code=1).err
+    assert "Traceback" in process("ls", "nothing", "--debug", code=1).err
+    assert "Traceback" in process("--debug", "ls", "nothing", code=1).err
+    assert "Traceback" in process("ls", "nothing", code=1, PERDURE_DEBUG="1").err
+
+
+def test_without_click_or_rich_it_says_what_to_type():
+    for missing in ("click", "rich"):
+        code = f"import sys; sys.modules[{missing!r}] = None; from perdure.__main__ import main; main()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done
+        assert done.stderr.count("\n") == 1
+        assert "pip install 'perdure[cli]'" in done.stderr
+
+
+def test_a_closed_pipe_is_silent(tmp_path):
+    with perdure.open(tmp_path / "d", sync="normal") as d:
+        d.update({f"{'k' * 200}{n}": n for n in range(1000)})  # more than a pipe holds
+    lister = subprocess.Popen([*PERDURE, "ls", "d"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert lister.stdout.readline()
+    lister.stdout.close()
+    assert lister.stderr.read() == b""
+    assert lister.wait() == 0
+    lister.stderr.close()
+
+
+def test_ctrl_c_is_130(tmp_path):
+    writer = subprocess.Popen(
+        [*PERDURE, "--debug", "set", "d", "k", "-"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # It reads until the end of its input, which does not come: whenever the signal arrives, it is before that.
+    writer.stdin.write(b"x" * (1 << 20))
+    writer.stdin.flush()  # a megabyte does not fit into the pipe, so by now it is reading
+    writer.send_signal(signal.SIGINT)
+    _, error = writer.communicate()
+    assert writer.returncode == 130
+    assert error == b"perdure: interrupted\n"
+    assert not (tmp_path / "d").exists()
+
+
+def test_no_colours_but_on_a_terminal(process, tmp_path):
+    with perdure.open(tmp_path / "d") as d:
+        d["k"] = 1
+    assert "\x1b" not in process("info", "d").out
+    assert "\x1b" not in process("info", "d", FORCE_COLOR="").out
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal(tmp_path, variables, coloured):
+    with perdure.open(tmp_path / "d") as d:
+        d["k"] = "\x1b[2Jevil"
+    shown = on_terminal([*PERDURE, "get", "d", "k"], tmp_path, variables)
+    assert shown.strip() == "\\x1b[2Jevil"
+    shown = on_terminal([*PERDURE, "doctor", "d"], tmp_path, variables)
+    assert "healthy" in shown
+    assert ("\x1b[1;32m" in shown) is coloured
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_a_whole_prefix_is_removed_after_yes_only(tmp_path):
+    with perdure.open(tmp_path / "d") as d:
+        d["a", "b"] = 1
+        command = [*PERDURE, "rm", "d", "--prefix", "a"]
+        assert "Remove 1 value from" in on_terminal(command, tmp_path, {}, typed="n\n")
+        assert ("a", "b") in d
+        assert "removed 1 value" in on_terminal(command, tmp_path, {}, typed="y\n")
+        assert ("a", "b") not in d
+
+
+def on_terminal(command: list[str], folder: Path, variables: dict[str, str], typed: str = "") -> str:
+    """Run a command with a terminal for all its streams, and return what it shows."""
+    outside, inside = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    child = subprocess.Popen(
+        command, cwd=folder, stdin=inside, stdout=inside, stderr=inside, env=environment | {"TERM": "xterm"} | variables
+    )
+    os.close(inside)
+    os.write(outside, typed.encode())
+    shown = b""
+    while True:
+        try:
+            piece = os.read(outside, 4096)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    child.wait()
+    os.close(outside)
+    return shown.decode()
