@@ -65,9 +65,13 @@ class TestItems:
             again = pickle.loads(pickle.dumps(error))
             assert (again.args, str(again)) == (error.args, str(error))
 
-    @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=repr)
-    def test_hostile_keys(self, d: Dict, key: Any) -> None:
+    def test_hostile_keys(self, d: Dict) -> None:
         d["a"] = 1
+        for key in HOSTILE_KEYS:
+            self.check_hostile_key(d, key)
+            assert d == {"a": 1}
+
+    def check_hostile_key(self, d: Dict, key: Any) -> None:
         for call in (
             lambda: d[key],
             lambda: d.__setitem__(key, 1),
@@ -88,7 +92,6 @@ class TestItems:
                 call()
         assert key not in d.keys()  # noqa: SIM118
         assert (key, 1) not in d.items()
-        assert d == {"a": 1}
 
     def test_get(self, d: Dict) -> None:
         d["none"] = None
@@ -553,7 +556,8 @@ class TestHandles:
         with pytest.raises(PolicyError):
             copy.deepcopy(d)
 
-    def test_pickle_is_a_handle(self, backend: Any) -> None:
+    def test_pickle_is_a_handle(self, url: str) -> None:
+        backend = perdure.open_backend(url)
         d = Dict(backend, append_only=True, base_class_for_values=int)
         d["a", "b"] = 1
         view = d.get_subdict("a")

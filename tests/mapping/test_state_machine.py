@@ -1,13 +1,15 @@
-"""A PersiDict against a built-in dict: any sequence of operations, through two handles and a view, gives the same."""
+"""A PersiDict against a built-in dict: any sequence of operations, through two handles and views, gives the same."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import url_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -62,13 +64,13 @@ def put(model: Model, key: tuple[str, ...], value: Any) -> None:
 class Machine(RuleBasedStateMachine):
     """What is done to `self.d` (two handles) is done to `self.model`."""
 
-    url = ""
+    url: Callable[[str], str]
     etags = Bundle("etags")
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="perdure-test-")
-        url = self.url.format(folder=self.folder, id=id(self))
+        url = type(self).url(self.folder)
         self.d: list[PersiDict[Any]] = [perdure.open(url), perdure.open(url)]
         self.model: Model = {}
 
@@ -216,17 +218,13 @@ class Machine(RuleBasedStateMachine):
             assert (len(d), bool(d)) == (len(self.model), bool(self.model))
 
 
-@pytest.mark.parametrize(
-    ("url", "share"),
-    [("memory:{id}", 1.0), ("file:{folder}/d?sync=normal", 0.3), ("sqlite:{folder}/d.db?sync=normal", 0.5)],
-    ids=["memory", "file", "sqlite"],
-)
-def test_like_a_dict(url: str, share: float) -> None:
+@pytest.mark.parametrize(("place", "share"), [("memory", 1.0), ("file", 0.3), ("sqlite", 0.5), ("s3", 0.08)])
+def test_like_a_dict(request: pytest.FixtureRequest, place: str, share: float) -> None:
     rounds = int(os.environ.get("PERDURE_ROUNDS", "1"))
     run_state_machine_as_test(
-        type("Here", (Machine,), {"url": url}),
+        type("Here", (Machine,), {"url": lambda folder: url_of(place, request, folder)}),
         settings=settings(
-            max_examples=int(60 * share * rounds),
+            max_examples=int(40 * share * rounds),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
