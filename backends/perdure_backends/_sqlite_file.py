@@ -267,6 +267,8 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
         reading: Whether damage means that a stored value is lost (`IntegrityError`), or that a write failed (`BackendError`).
         path: The file.
     """
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return _disk_full(key, place)
     if isinstance(error, OSError):
         return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno)
     code = getattr(error, "sqlite_errorcode", None)
@@ -290,13 +292,17 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
     if primary == sqlite3.SQLITE_READONLY:
         return read_only(place).at(key)
     if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and _full(path)):
-        hint = "Free some space; what was stored before is still there."
-        return BackendError("the disk is full", key=key, place=place, errno=errno.ENOSPC, hint=hint)
+        return _disk_full(key, place)
     if primary == sqlite3.SQLITE_CANTOPEN:
         hint = "Check that file and folder are there, their permissions, and the limit of open files (ulimit -n)."
         return BackendError(f"the database cannot be opened ({error})", key=key, place=place, hint=hint)
     name = getattr(error, "sqlite_errorname", "")
     return BackendError(f"SQLite failed: {error} ({name})", key=key, place=place)
+
+
+def _disk_full(key: object, place: str) -> BackendError:
+    hint = "Free some space; what was stored before is still there."
+    return BackendError("the disk is full", key=key, place=place, errno=errno.ENOSPC, hint=hint)
 
 
 def read_only(place: str, number: int | None = errno.EROFS) -> BackendError:

@@ -11,11 +11,12 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from ledger import opened, value
 
-from perdure.errors import NotFoundError, PreconditionError
-from perdure.protocol import ABSENT, Backend
+from perdure.errors import BackendError, NotFoundError, PerdureError, PreconditionError
+from perdure.protocol import ABSENT, Backend, ETag
 from perdure_backends import _file_folder, _sqlite_file, file
 from perdure_backends.sqlite import SQLiteBackend
 
@@ -108,6 +109,60 @@ def fork_while_writing(kind: str, sync: str, where: str, seed: str) -> None:
     sys.stdin.read()  # the parent is killed meanwhile; the child waits until nobody holds the other end
     say("the child ends", 2)
     os._exit(0)
+
+
+def one_step(kind: str, sync: str, where: str, action: str) -> None:
+    """Change the key `k`, which has version 1 (`create`: is absent), once; if that fails, tell it and try again."""
+    backend = opened(kind, sync, where)
+    before = None if action in ("create", "first") else backend.head("k").etag
+    for version in ("2", "3"):
+        target = "-" if action == "delete" else version
+        say(f"> k {target}")
+        try:
+            if action == "delete":
+                backend.delete("k", if_match=before)
+            else:
+                condition = {"create": ABSENT, "first": ABSENT, "swap": before}.get(action)
+                backend.put("k", value("k", int(version), 5000), if_match=condition)
+        except PreconditionError:
+            say(f"= k {target}")
+            return
+        except PerdureError as error:
+            say(f"! {type(error).__name__} {error.errno if isinstance(error, OSError) else 0} {error.key} {error}")
+            before = _etag(backend) if before else None
+        else:
+            say(f"< k {target}")
+            return
+
+
+def _etag(backend: Backend) -> ETag | None:
+    try:
+        return backend.head("k").etag
+    except NotFoundError:
+        return None
+
+
+def unprivileged(kind: str, where: str) -> None:
+    """Read and write as a user who owns nothing."""
+    backend = opened(kind, "full", where)
+    os.setgid(65534)
+    os.setuid(65534)
+    tries: list[tuple[str, Callable[[], object]]] = [
+        ("get", lambda: backend.get("k").data.decode()),
+        ("keys", lambda: sorted(backend.keys())),
+        ("put", lambda: backend.put("k", b"new")),
+        ("create", lambda: backend.put("l", b"new")),
+        ("delete", lambda: backend.delete("k")),
+        ("contains hidden", lambda: backend.contains("hidden/k")),
+        ("get hidden", lambda: backend.get("hidden/k")),
+    ]
+    for name, attempt in tries:
+        try:
+            say(f"{name}: {attempt()}")
+        except BackendError as error:
+            say(f"{name}: errno {error.errno}: {error}")
+        except PerdureError as error:
+            say(f"{name}: {type(error).__name__}")
 
 
 class Script:

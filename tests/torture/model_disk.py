@@ -15,10 +15,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-CALLS = (  # which change a disk; `?`: not every machine has them
-    "openat,?creat,write,pwrite64,writev,pwritev,ftruncate,truncate,fallocate,?rename,?renameat,renameat2,?link,linkat,"
-    "?symlink,symlinkat,?unlink,unlinkat,?mkdir,mkdirat,?rmdir,fsync,fdatasync,sync,syncfs,sync_file_range,msync"
-)
 SECTOR = 512
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from ledger import ROUNDS, Ledger, lines, opened, seen, start, value
-from model_disk import CALLS, Call, Disk, State, calls, lay_out
+import strace
+from ledger import ROUNDS, Ledger, opened, seen, value
+from model_disk import Call, Disk, State, calls, lay_out
 
 from perdure.errors import IntegrityError, PerdureError
 from perdure.protocol import Backend
@@ -39,18 +40,10 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def record(base: Path, script: str, *arguments: str, kill_at: tuple[str, int] | None = None) -> list[Call]:
-    """Run a script of `children.py` and return its system calls."""
+def record(base: Path, script: str, *arguments: str, kill_at: strace.Nth | None = None) -> list[Call]:
+    """Run a script of `children.py`, to the end or to a certain call, and return its system calls."""
     trace = base.with_name(f"{script}.trace")
-    command = ["strace", "-f", "-xx", "-s", "9999999", "-o", str(trace), "-e", f"trace={CALLS}"]
-    if kill_at:
-        command += ["-e", f"inject={kill_at[0]}:signal=SIGKILL:when={kill_at[1]}"]
-    else:
-        command.append("--seccomp-bpf")  # faster, but then nothing is injected
-    child = start(script, *arguments, before=command)
-    for _ in lines(child):
-        pass
-    assert child.returncode == (-9 if kill_at else 0), "the child ended otherwise than planned"
+    strace.run(trace, script, *arguments, at=kill_at, do="signal=SIGKILL" if kill_at else "")
     return list(calls(trace))
 
 
@@ -204,10 +197,10 @@ def test_what_normal_may_lose(kind: str, tmp_path: Path, scratch: Path) -> None:
 def test_full_makes_up_for_what_a_killed_writer_had_no_time_to_sync(kind: str, tmp_path: Path, scratch: Path) -> None:
     """A writer is killed just before it syncs; another goes on from what it sees, and its acknowledged writes survive."""
     states = kills = 0
-    syncs = _count_syncs(kind, tmp_path)
+    syncs = _syncs(kind, tmp_path / "count" / "base")
     chosen = sorted(random.Random(kind).sample(syncs, min(len(syncs), 6 * ROUNDS)))
     for kill_at in chosen:
-        folder = tmp_path / f"{kill_at[0]} {kill_at[1]}"
+        folder = tmp_path / f"{kill_at.name} {kill_at.number}"
         base = folder / "base"
         base.mkdir(parents=True)
         place = str(base / PLACE[kind])
@@ -225,14 +218,7 @@ def test_full_makes_up_for_what_a_killed_writer_had_no_time_to_sync(kind: str, t
     print(f"{kind}: {kills} kills before a sync, {states} states")
 
 
-def _count_syncs(kind: str, tmp_path: Path) -> list[tuple[str, int]]:
-    base = tmp_path / "count" / "base"
+def _syncs(kind: str, base: Path) -> list[strace.Nth]:
     base.mkdir(parents=True)
-    recorded = record(base, "first_script", kind, "full", str(base / PLACE[kind]))
-    numbers: Counter[str] = Counter()
-    found = []
-    for call in recorded:
-        if call.name in ("fsync", "fdatasync"):
-            numbers[call.name] += 1
-            found.append((call.name, numbers[call.name]))
-    return found
+    counts: Counter[str] = Counter(call.name for call in record(base, "first_script", kind, "full", str(base / PLACE[kind])))
+    return [strace.Nth(name, number + 1) for name in ("fsync", "fdatasync") for number in range(counts[name])]
