@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +15,22 @@ from ._s3_http import Route
 from ._s3_sign import Credentials
 
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".c2s.ic.gov", ".sc2s.sgov.gov")
+
+
+# What a session reads from the environment is part of its name here, so that a changed variable means a new one.
+_sessions: dict[object, Any] = {}
+_lock = threading.Lock()
+
+
+def forget_sessions() -> None:
+    """Read configuration and credentials anew, and, in a forked child, use no locks of the parent."""
+    global _lock
+    _lock = threading.Lock()
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_sessions)
 
 
 class Settings(NamedTuple):
@@ -74,7 +91,6 @@ def find_account(settings: Settings, place: str, region: str | None = None) -> A
         BackendError: There are no credentials.
     """
     try:
-        import botocore.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
         from botocore.httpsession import get_cert_path
@@ -83,11 +99,12 @@ def find_account(settings: Settings, place: str, region: str | None = None) -> A
         raise MissingExtraError(error.name or "botocore", "s3").at(place=place) from error
     wrong = UsageError("the S3 settings do not work out", place=place, hint="Check profile, region and endpoint_url.")
     try:
-        session = settings.session or botocore.session.Session(profile=settings.profile)
-        session = getattr(session, "_session", session)  # boto3's wraps botocore's
-        source = session.get_credentials()
-        url, authorization = _first_request(session, Config, settings, region)
-        ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle")
+        with _lock:  # a session is not made for several threads at once
+            session = settings.session or _session(settings.profile)
+            session = getattr(session, "_session", session)  # boto3's wraps botocore's
+            source = session.get_credentials()
+            url, authorization = _first_request(session, Config, settings, region)
+            ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle")
     except (NoCredentialsError, PartialCredentialsError) as error:
         hint = "Run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile."
         raise BackendError(f"no credentials for S3 were found: {error}", place=place, hint=hint) from error
@@ -116,6 +133,17 @@ def find_account(settings: Settings, place: str, region: str | None = None) -> A
         is_aws=f".{host}".endswith(_AWS_HOSTS),
         source=source,
     )
+
+
+def _session(profile: str | None) -> Any:
+    """botocore's session, shared in this process: its files are read once, not in 0.2 s for every bucket."""
+    import botocore.session
+
+    read = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_") or name == "HOME"))
+    if (profile, read) not in _sessions:
+        _sessions.clear()  # one is enough, and old credentials need not be kept
+        _sessions[profile, read] = botocore.session.Session(profile=profile)
+    return _sessions[profile, read]
 
 
 def _first_request(session: Any, config: Any, settings: Settings, region: str | None) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from perdure.errors import BackendError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import Buffer
 
-from ._s3_account import Account, Settings, find_account
+from ._s3_account import Account, Settings, find_account, forget_sessions
 from ._s3_http import LostAnswerError, NotSentError, Pool, Reply
 from ._s3_sign import sign
 
@@ -179,6 +179,7 @@ class Client:
                     continue
                 if not fresh and code in _STALE:
                     fresh = True
+                    forget_sessions()
                     self._forget_door(account)
                     continue
                 unsure = status >= 500 and status != 501

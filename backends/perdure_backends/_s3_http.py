@@ -111,7 +111,11 @@ class Pool:
             connection.close()
             raise LostAnswerError(str(error) or type(error).__name__) from error
         except BaseException:  # Ctrl-C: an answer is still to come on this connection, so nobody may use it any more
-            connection.close()
+            try:
+                if method in ("PUT", "DELETE"):
+                    connection.wait_for_answer()
+            finally:
+                connection.close()
             raise
         if connection.reusable and len(self._idle) < self._keep and not self._closed:
             self._idle.append(connection)
@@ -177,13 +181,15 @@ class _BadAnswerError(Exception):
 
 
 class _Connection:
-    __slots__ = ("_patience", "_poll", "_sock", "_spare", "_timeout", "reusable")
+    __slots__ = ("_answered", "_patience", "_sent", "_sock", "_spare", "_timeout", "reusable")
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         self._sock = sock
         self._timeout = timeout
         self._patience = -1.0
         self._spare = b""
+        self._sent = False  # whether a request may have left
+        self._answered = False  # whether any of its answer has come
         self.reusable = True
 
     def close(self) -> None:
@@ -199,16 +205,26 @@ class _Connection:
     def is_quiet(self) -> bool:
         """Tell whether nothing came in while it was idle: whatever came, mostly the end, makes it useless."""
         try:
-            if hasattr(select, "poll"):
-                poll = select.poll()  # select() cannot take descriptors from 1024 on
-                poll.register(self._sock, select.POLLIN)
-                return not poll.poll(0)
-            return not select.select([self._sock], [], [], 0)[0]
+            return not self._readable(0)
         except (OSError, ValueError):
             return False
 
+    def wait_for_answer(self) -> None:
+        """Give a write that was interrupted a second to take effect now, not while its caller is already doing the next thing."""
+        if self._sent and not self._answered:
+            with contextlib.suppress(OSError, ValueError):
+                self._readable(1.0)
+
+    def _readable(self, seconds: float) -> bool:
+        if hasattr(select, "poll"):
+            poll = select.poll()  # select() cannot take descriptors from 1024 on
+            poll.register(self._sock, select.POLLIN)
+            return bool(poll.poll(int(seconds * 1000)))
+        return bool(select.select([self._sock], [], [], seconds)[0])
+
     def exchange(self, method: str, head: bytes, body: bytes | memoryview, deadline: float) -> Reply:
         self.reusable = False  # until the whole answer is in
+        self._sent = self._answered = False
         try:
             self._send(head, body, deadline)
         except (BrokenPipeError, ConnectionResetError):
@@ -222,6 +238,7 @@ class _Connection:
 
     def _send(self, head: bytes, body: bytes | memoryview, deadline: float) -> None:
         self._wait_until(deadline)
+        self._sent = True
         if len(body) <= _PIECE:
             self._sock.sendall(head + body if body else head)  # one packet, one system call
             return
@@ -243,6 +260,7 @@ class _Connection:
     def _more(self, deadline: float) -> bytes:
         self._wait_until(deadline)
         data = self._sock.recv(_PIECE)
+        self._answered = True
         if not data:
             raise _BadAnswerError("the server hung up in the middle of an answer")
         return data

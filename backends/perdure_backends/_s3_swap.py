@@ -128,7 +128,7 @@ class Swapper:
         source = _CREATED if expected is ABSENT else _fingerprint(expected)
         known = "" if expected is ABSENT else self._known.get((name, ETag(str(expected))), "")
         condition, before = expected, known
-        doubt = False
+        doubt, phantoms = False, 0
         for _ in range(self._looks):
             writers = f"{token}-{source}.{before}"[:_LONGEST].rstrip(".")
             headers = {WRITERS: writers}
@@ -153,6 +153,9 @@ class Swapper:
             if expected is ABSENT and (seen is None or seen.is_tombstone) and not (gave_up or (doubt and seen is None)):
                 # Gone in the meantime, or deleted: try to create it, in place of the tombstone where there is one.
                 condition, before = (ABSENT, "") if seen is None else (seen.etag, seen.writers)
+                phantoms = phantoms + 1 if seen is None else 0
+                if phantoms > 5:
+                    break
                 continue
             if gave_up is None and seen and not seen.is_tombstone and seen.etag == condition:
                 continue  # it is again, or still, what we want to swap from
@@ -163,6 +166,9 @@ class Swapper:
             raise lost("there already" if expected is ABSENT else "another version by now", key, self._client.place)
         if doubt:
             raise unknown_outcome("an answer was lost, and the key changes all the time", key, self._client.place, token)
+        if phantoms > 5:
+            hint = "Perhaps other keys lie below it, for which SeaweedFS refuses to create it conditionally: use another name."
+            raise UnavailableError("the server says it is there, and shows nothing", key=key, place=self._client.place, hint=hint)
         raise UnavailableError("the key changes all the time", key=key, place=self._client.place, hint="Try again later.")
 
     def spelled(self, etag: object) -> str:

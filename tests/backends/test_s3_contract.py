@@ -1,0 +1,104 @@
+"""The contract over S3: all of it on an in-memory stub, semantics on moto and on a real SeaweedFS, and there races as well."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("botocore")
+
+from perdure.errors import UnavailableError
+from perdure.protocol import ABSENT, Backend
+from perdure.testing import BackendContract, servers
+from perdure.testing.lifetime import Lifetime
+from perdure.testing.listing import Listing
+from perdure.testing.names import Names
+from perdure.testing.servers import S3Server
+from perdure.testing.values import Bulk, Values
+from perdure_backends.s3 import S3Backend
+
+LONG = int(os.environ.get("PERDURE_ROUNDS", "1")) > 1
+
+
+class OnServer:
+    endpoint_url: str
+    longest_key = 1024 - 40
+
+    def open(self, where: Path) -> S3Backend:
+        prefix = f"contract-{hashlib.md5(str(where).encode()).hexdigest()[:30]}"  # 39 characters and a slash
+        return S3Backend("contract", prefix, endpoint_url=self.endpoint_url, create=True)
+
+    @pytest.fixture(autouse=True)
+    def at_server(self, server: S3Server) -> None:
+        self.endpoint_url = server.endpoint_url  # on this object, which travels to other processes
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[S3Server]:
+    with servers.stub() as server, server.environment():
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[S3Server]:
+    pytest.importorskip("moto.server")
+    with servers.moto() as server, server.environment():
+        yield server
+
+
+@pytest.fixture(scope="module")
+def seaweedfs() -> Iterator[S3Server]:
+    with servers.seaweedfs() as server, server.environment():
+        yield server
+
+
+class TestOnStub(OnServer, BackendContract):
+    pace = 0.02
+
+    @pytest.fixture
+    def server(self, stub: S3Server) -> S3Server:
+        return stub
+
+
+class TestOnMoto(OnServer, Values, Bulk, Lifetime):
+    pace = 0.02  # 5 ms a request
+    processes = forks = False  # moto compares and writes without a lock
+
+    @pytest.fixture
+    def server(self, moto: S3Server) -> S3Server:
+        return moto
+
+
+@pytest.mark.s3
+class TestOnSeaweedFS(OnServer, Values, Bulk, Names, Listing, Lifetime):
+    pace = 0.1
+
+    @pytest.fixture
+    def server(self, seaweedfs: S3Server) -> S3Server:
+        return seaweedfs
+
+    def test_a_key_and_keys_below_it_coexist(self, backend: Backend) -> None:
+        keys = ["a", "a/b", "a/b/c", "a.b/c", "a-"]  # parents first ...
+        for key in keys:
+            backend.put(key, key.encode(), if_match=ABSENT)
+        backend.delete("a")
+        with pytest.raises(UnavailableError, match="other keys lie below it"):
+            backend.put("a", b"", if_match=ABSENT)  # ... because SeaweedFS takes a folder for a value here
+        assert {key: backend.get(key).data for key in backend.keys()} == {key: key.encode() for key in keys[1:]}
+        backend.put("a", b"a")
+        assert backend.get("a/b").data == b"a/b"
+
+
+@pytest.mark.s3
+@pytest.mark.torture
+@pytest.mark.skipif(not LONG, reason="takes SeaweedFS minutes: set PERDURE_ROUNDS")
+class TestRacesOnSeaweedFS(OnServer, BackendContract):
+    pace = 0.02  # it takes a second or more to make up its mind about eight writers of one key
+
+    @pytest.fixture
+    def server(self, seaweedfs: S3Server) -> S3Server:
+        return seaweedfs
