@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from ..errors import PerdureError, UnavailableError, UnknownOutcomeError
@@ -24,10 +25,10 @@ T = TypeVar("T")
 
 
 class Call(NamedTuple):
-    """A call that is about to happen.
+    """One call, as plans and faults see it.
 
     Attributes:
-        number: How many calls of this name came before it, counted from 1.
+        number: The how many-th call of this method it is, counted from 1.
         name: The method, such as `"put"`.
         key: Its key or prefix; `None` where there are several.
         place: The place of the backend.
@@ -42,6 +43,7 @@ class Call(NamedTuple):
 Fault: TypeAlias = Callable[[Call, Callable[[], Any]], Any]
 Plan: TypeAlias = Callable[[Call], Fault | None]
 READS = frozenset({"get", "head", "contains", "scan", "keys", "get_many", "recorded"})
+METHODS = READS | {"put", "delete", "put_many", "delete_many", "record"}
 
 
 # Faults
@@ -143,13 +145,7 @@ class Hold:
 def in_order(*faults: Fault | None) -> Plan:
     """The first call meets the first fault, and so on, whatever the calls are; no faults after the last."""
     left = iter(faults)
-    lock = threading.Lock()
-
-    def plan(call: Call) -> Fault | None:
-        with lock:
-            return next(left, None)
-
-    return plan
+    return lambda call: next(left, None)
 
 
 def on(name: str, fault: Fault, *, nth: int | None = None, key: str | None = None) -> Plan:
@@ -157,16 +153,12 @@ def on(name: str, fault: Fault, *, nth: int | None = None, key: str | None = Non
 
     With both, `nth` counts the calls on that key.
     """
-    met = 0
-    lock = threading.Lock()
+    met = count(1)
 
     def plan(call: Call) -> Fault | None:
-        nonlocal met
         if call.name != name or (key is not None and call.key != key):
             return None
-        with lock:
-            met += 1
-            return fault if nth is None or met == nth else None
+        return fault if next(met) == nth or nth is None else None
 
     return plan
 
@@ -174,14 +166,12 @@ def on(name: str, fault: Fault, *, nth: int | None = None, key: str | None = Non
 def at_random(seed: int, chance: float, faults: Sequence[Fault], names: Iterable[str] | None = None) -> Plan:
     """Each call (of the methods `names`) meets one of `faults` with the probability `chance`; the same for the same seed."""
     dice = random.Random(seed)
-    lock = threading.Lock()
     wanted = None if names is None else frozenset(names)
 
     def plan(call: Call) -> Fault | None:
         if wanted is not None and call.name not in wanted:
             return None
-        with lock:
-            return dice.choice(faults) if dice.random() < chance else None
+        return dice.choice(faults) if dice.random() < chance else None
 
     return plan
 
@@ -196,15 +186,21 @@ class Faulty(Backend):
     Attributes:
         backend: As given.
         plan: As given.
-        calls: How many calls of each method were made, those that failed included.
+        log: Every call that was made, those that failed included, in order.
     """
 
     def __init__(self, backend: Backend, plan: Plan | None = None) -> None:
         self.backend = backend
         self.place = backend.place
         self.plan = plan
-        self.calls: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self.log: list[Call] = []
+        # No lock anywhere, because a forked child would inherit it locked: `next` and `append` are single steps.
+        self._numbers = {name: count(1) for name in METHODS}
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How many calls of each method were made."""
+        return Counter(call.name for call in self.log)
 
     def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
         return self._do("get", key, lambda: self.backend.get(key, if_none_match=if_none_match))
@@ -249,9 +245,8 @@ class Faulty(Backend):
         return self.backend.guarantees()
 
     def _do(self, name: str, key: str | None, go: Callable[[], T]) -> T:
-        with self._lock:
-            self.calls[name] += 1
-            call = Call(self.calls[name], name, key, self.place)
+        call = Call(next(self._numbers[name]), name, key, self.place)
+        self.log.append(call)
         fault = self.plan(call) if self.plan is not None else None
         if fault is None:
             return go()

@@ -90,8 +90,8 @@ class Interrupts(Kit):
             backend.put("k", b"0")
             while hits < self.rounds(40):
                 try:
-                    armed = True
                     while True:
+                        armed = True  # again and again: one that strikes in a destructor is swallowed by the interpreter
                         written += 1
                         backend.put("k", b"%d" % written)
                         backend.get("k")

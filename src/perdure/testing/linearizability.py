@@ -160,14 +160,19 @@ def _next(known: list[Operation], unknown: list[Operation], first: int, mask: in
             deadline = min(deadline, known[index].end)
             candidates.append((known[index].end, index))
     candidates.sort()  # the natural guess first
-    for _, index in candidates:
-        after = _effect(known[index], value)
-        if after is not _IMPOSSIBLE:
-            moved, rest = first, mask | 1 << (index - first)
-            while rest & 1:
-                rest >>= 1
-                moved += 1
-            yield known[index], moved, rest, used, after
+    fitting = [(index, after) for _, index in candidates if (after := _effect(known[index], value)) is not _IMPOSSIBLE]
+    # What fits and can never change anything may as well come at once: from wherever it stands later, it can be moved here.
+    harmless = [
+        (index, after) for index, after in fitting if known[index].action == "get" or known[index].outcome == "refused"
+    ][:1]
+    for index, after in harmless or fitting:
+        moved, rest = first, mask | 1 << (index - first)
+        while rest & 1:
+            rest >>= 1
+            moved += 1
+        yield known[index], moved, rest, used, after
+    if harmless:
+        return
     for index, operation in enumerate(unknown):
         if operation.start > deadline:
             break
