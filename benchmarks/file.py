@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,11 @@ def _writes(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
         if sync == "normal" and (theirs := contestants.diskcache(stack, f"{root}/diskcache-{sync}", notes)) is not None:
             racing["diskcache"] = setter(theirs)
         for put in racing.values():
-            for key in FLAT:
-                put(key)
+            for flat in FLAT:
+                put(flat)
         for name, put in nested.items():
-            for key in TUPLES if name == _DICT else NESTED:
+            spelled: Sequence[Any] = TUPLES if name == _DICT else NESTED
+            for key in spelled:
                 put(key)
         rows.append(race("file", f"set a small dict, sync={sync}", racing, FLAT, effort, goals=goals, notes=notes))
         own = {_DICT: TUPLES}

@@ -26,18 +26,24 @@ FLOOR = "floor"
 class Effort:
     """How long to measure.
 
+    A batch is much shorter than the time slices of the scheduler, so most batches run through even on a busy machine, and
+    the median is one of those.
+
     Attributes:
         rounds: Batches for each contestant.
-        batch: Seconds that the first contestant's batch should take.
+        batch: Seconds a batch should take; at least one call is made.
+        limit: Seconds for a row, after which no further round begins; a few rounds are always run.
         quick: Whether this run is for a first impression only.
     """
 
-    rounds: int = 41
-    batch: float = 0.01
+    rounds: int = 301
+    batch: float = 0.0005
+    limit: float = 8.0
     quick: bool = False
 
 
-QUICK = Effort(rounds=7, batch=0.001, quick=True)
+QUICK = Effort(rounds=25, batch=0.0003, limit=1.0, quick=True)
+_ROUNDS_AT_LEAST = 5
 
 
 @dataclass(frozen=True)
@@ -141,12 +147,16 @@ def race(
     names = list(contestants)
     gc.collect()
     gc.disable()
+    began = time.perf_counter()
     try:
         for number in range(effort.rounds):
+            if number >= _ROUNDS_AT_LEAST and time.perf_counter() - began > effort.limit:
+                break
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 samples[name].append(_time(contestants[name], calls[name]) * scale)
-            gc.collect()
+            if number % 64 == 63:
+                gc.collect()
     finally:
         gc.enable()
     return judge(place, workload, unit, samples, goals, notes=notes)
@@ -154,9 +164,8 @@ def race(
 
 def _plan(call: Callable[[Any], object], arguments: Sequence[Any], effort: Effort) -> list[Any]:
     """Warm up, and choose arguments for one batch, as many as fit into the time a batch should take."""
-    once = list(arguments[: 1 + len(arguments) // 10])
-    _time(call, once)
-    each = min(_time(call, once) for _ in range(2))
+    once = list(arguments[: 1 + len(arguments) // 20])
+    each = min(_time(call, once) for _ in range(3))
     return list(islice(cycle(arguments), max(1, int(effort.batch / each))))
 
 
