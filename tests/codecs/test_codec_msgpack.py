@@ -188,13 +188,19 @@ def test_an_interrupt_inside_a_hook_is_not_swallowed():
     class Slow:
         pass
 
+    interrupts = []
+
     def interrupted(value):
-        signal.raise_signal(signal.SIGINT)
+        if not interrupts:  # once, so that a second attempt would succeed and lose it
+            interrupts.append(1)
+            signal.raise_signal(signal.SIGINT)
         return 1
 
     register_type(Slow, encode=interrupted, decode=lambda state: Slow())
     with pytest.raises(KeyboardInterrupt):
         chain.encode([(Slow(),)], "k")
+    assert interrupts
+    interrupts.clear()
     register_type(Slow, encode=lambda v: 1, decode=interrupted)
     data = chain.encode([(Slow(),)], "k")
     with pytest.raises(KeyboardInterrupt):

@@ -105,9 +105,10 @@ def test_a_class_that_is_gone_is_said(monkeypatch):
 
 # json
 
+_untagged = text.filter(lambda key: not key.startswith(("py/", "json://")))
 plain_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | text,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_untagged, inner, max_size=4),
     max_leaves=15,
 )
 
