@@ -231,7 +231,7 @@ class TestTransform:
         assert d.transform_item("k", transformer=slow).new_value == 41
         assert seen == [0, 10, 20, 30, 40]
 
-    @pytest.mark.parametrize("retries", [0, 1, 3, 2.7])
+    @pytest.mark.parametrize("retries", [0, 1, 3, 2.7, 40])
     def test_giving_up(self, d: PersiDict[Any], retries: Any) -> None:
         d["k"] = 0
 

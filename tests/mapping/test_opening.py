@@ -97,6 +97,19 @@ class TestCodec:
             assert "'json'" in str(caught.value)
             assert "'msgpack'" in str(caught.value)
 
+    def test_two_that_open_a_new_place_with_different_codecs(self, url: str) -> None:
+        """The first write decides; the other one is told, and nothing is mixed."""
+        first, second = perdure.open(url, codec="json"), perdure.open(url, codec="msgpack")
+        first["a"] = 1
+        if url.startswith("memory:"):
+            second["b"] = 2  # keeps no settings; each value says how it was written
+            with pytest.raises(perdure.CodecError):
+                first["b"]
+            return
+        with pytest.raises(UsageError, match="json"):
+            second["b"] = 2
+        assert first == {"a": 1}
+
     def test_default_is_msgpack(self) -> None:
         backend = RecordingMemory()
         assert perdure.open(backend).chain.codec.name == "msgpack"

@@ -216,11 +216,14 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     def get_many(self, keys: Iterable[Key]) -> dict[SafeStrTuple, V]:
         """Read several values at once, concurrently where that helps. Absent keys are missing from the answer."""
-        paths = list(dict.fromkeys([self._prefix + join_key(key) for key in keys]))
-        return dict(self._pairs(iter(paths)))
+        return self._values(list(dict.fromkeys([self._prefix + join_key(key) for key in keys])))
+
+    def _values(self, paths: list[str]) -> dict[SafeStrTuple, V]:
+        blobs = self.backend.get_many(paths)
+        return {self._key(path): self._read(blobs.pop(path).data, path) for path in paths if path in blobs}
 
     def set_many(self, items: Mapping[Any, V] | Iterable[tuple[Any, V]]) -> None:
-        """Write several items at once: concurrently on S3, in one transaction on SQLite, with grouped syncs on files.
+        """Write several items at once, the quickest way the backend has: concurrently on S3, in one transaction on SQLite.
 
         Each item is written whole or not at all; the whole need not be. Every key and value is checked and encoded before
         the first is written, so bad input changes nothing. Jokers are allowed. In an append-only dict the items are
@@ -316,9 +319,8 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
             blobs = self.backend.get_many(batch)
             weight = sum(len(blob.data) for blob in blobs.values())
             for path in batch:
-                blob = blobs.pop(path, None)
-                if blob is not None:
-                    yield self._key(path), self._read(blob.data, path)
+                if path in blobs:
+                    yield self._key(path), self._read(blobs.pop(path).data, path)
             room = _BYTES_AT_ONCE * len(batch) // (weight or 1)
             size = max(1, min(2 * size, room, _VALUES_AT_ONCE))
 
@@ -342,7 +344,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
                 values = other.get_many(theirs[path[cut:]] for path in batch)
             else:
                 values = {self._key(path): other[theirs[path[cut:]]] for path in batch}
-            if dict(self._pairs(iter(batch))) != values:
+            if self._values(batch) != values:
                 return False
         return True
 
