@@ -55,7 +55,7 @@ def test_a_place_that_fails_is_3(run):
 
 
 def test_debug_shows_the_traceback(process):
-    assert "Traceback" not in process("ls", "nothing", code=1).err
+    assert "Traceback" not in process("ls", "nothing", code=3).err
     assert "Traceback" in process("ls", "nothing", "--debug", code=1).err
     assert "Traceback" in process("--debug", "ls", "nothing", code=1).err
     assert "Traceback" in process("ls", "nothing", code=1, PERDURE_DEBUG="1").err

@@ -124,10 +124,10 @@ def test_ls_without_url_is_here(run, tmp_path):
 
 def test_a_misspelt_path_is_noticed_and_nothing_is_created(run, tmp_path):
     for words in (["ls"], ["get", "k"], ["rm", "k"], ["info"], ["doctor"], ["cp", "target"]):
-        answer = run(words[0], "nothing", *words[1:], code=1)
+        answer = run(words[0], "nothing", *words[1:], code=3)
         assert "there is nothing here" in answer.err
         assert answer.err.count("\n") == 1
-        run(words[0], "sqlite:///nothing.db", *words[1:], code=1)
+        run(words[0], "sqlite:///nothing.db", *words[1:], code=3)
     assert os.listdir(tmp_path) == []
 
 

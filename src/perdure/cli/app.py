@@ -144,7 +144,8 @@ def _debug_option() -> click.Option:
     cls=_Group,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 absent, in conflict, damaged or unequal, 2 wrong usage, 3 the place failed, 130 Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 absent, in conflict, damaged or unequal, 2 wrong usage, 3 the place failed, 130 Ctrl-C. "
+    'Completion: eval "$(_PERDURE_COMPLETE=bash_source perdure)", or zsh_source, fish_source.',
 )
 @click.version_option(perdure.__version__, message="perdure %(version)s")
 @click.pass_context

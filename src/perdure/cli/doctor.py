@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from .places import batches, open_place
 from .selftest import PREFIX, Check, self_test
 
 _SHOWN = 50
+_FOREIGN = "not tried, because the folder has things in it and none of ours; perhaps it needs ?layout=plain&suffix=.pkl"
 _HOUR = 3600.0  # no doctor takes longer: keys of one that are older were left behind
 
 
@@ -74,10 +76,13 @@ def doctor_command(url: str, repair: bool, aside: str, codec: str | None, as_jso
 def _examine(backend: Backend, codec: str | None, quiet: bool) -> Findings:
     found = Findings(backend.place, backend.guarantees()._asdict(), backend.recorded())
     found.leftovers = _call(backend, "leftovers")  # first: the next write may sweep them
-    with closing(self_test(backend)) as checks, progress("trying", None, quiet=quiet) as advance:
-        for check in checks:
-            found.checks.append(check)
-            advance(1)
+    if _is_foreign(backend):
+        found.checks.append(Check("keeps its promises", None, _FOREIGN))
+    else:
+        with closing(self_test(backend)) as checks, progress("trying", None, quiet=quiet) as advance:
+            for check in checks:
+                found.checks.append(check)
+                advance(1)
     examine = IntegrityCheck(backend, codec)
     metas = list(backend.scan())
     with progress("reading", sum(meta.size for meta in metas), in_bytes=True, quiet=quiet) as advance:
@@ -89,6 +94,15 @@ def _examine(backend: Backend, codec: str | None, quiet: bool) -> Findings:
             advance(sum(meta.size for meta in batch))
     found.unchecked = examine.unchecked
     return found
+
+
+def _is_foreign(backend: Backend) -> bool:
+    """A folder with other things and nothing of ours. The first write would settle its layout, which is not ours to do."""
+    path = getattr(backend, "path", None)
+    if not isinstance(path, str) or not os.path.isdir(path):
+        return False
+    names = os.listdir(path)
+    return bool(names) and ".perdure" not in names and next(backend.keys(), None) is None
 
 
 def _is_old(meta: Meta) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import IntegrityError, NotFoundError, PerdureError
+from ..errors import BackendError, IntegrityError, NotFoundError, PerdureError
 from ..protocol import Backend, Blob, Meta, check_key, check_prefix
 from ..registry import open_backend
 
@@ -25,7 +25,7 @@ def open_place(url: str, *, must_exist: bool = True) -> Backend:
         must_exist: Refuse a local path with nothing there, so that a misspelt one is noticed. Nothing is created.
 
     Raises:
-        NotFoundError: `must_exist`, and it does not.
+        BackendError: `must_exist`, and it does not.
     """
     backend = open_backend(url)
     path = getattr(backend, "path", None)
@@ -34,7 +34,7 @@ def open_place(url: str, *, must_exist: bool = True) -> Backend:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             backend.close()
-            raise NotFoundError(
+            raise BackendError(
                 "there is nothing here", place=backend.place, hint="Check the spelling; nothing was created."
             ) from None
     return backend

@@ -103,9 +103,8 @@ class Coordinator:
         self._emit({"event": "killed", "worker": name, "pid": event["pid"], "file": chosen["file"], "by_us": by_us})
         new = self._hire(self._hired % self._workers)
         self._emit({"event": "replaced", "worker": new, "instead_of": name})
-        if by_us:
-            del self._endings["kill"]
-            self._ask_for_stop()
+        self._endings.pop("kill", None)  # one death is enough, whoever did it
+        self._ask_for_stop()
 
     def _ask_for_stop(self) -> None:
         """The stop comes after the kill, however the two workers were scheduled."""
