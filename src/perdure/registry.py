@@ -13,6 +13,7 @@ keyword-only parameters are the options, whose defaults tell how text from a que
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -41,12 +42,15 @@ def register(scheme: str, target: str, *, extra: str = "") -> None:
         target: `"package.module:Class"`, imported at first use.
         extra: The extra of perdure to name when that import lacks a dependency.
     """
-    _known[scheme] = (target, extra)
+    _known[scheme.lower()] = (target, extra)
 
 
 def schemes() -> list[str]:
     """All known schemes, those of installed distributions included."""
     return sorted({*_known, *(point.name for point in _entry_points())})
+
+
+_is_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+\Z").match
 
 
 def open_backend(where: str | os.PathLike[str], **options: Any) -> Backend:
@@ -67,7 +71,7 @@ def open_backend(where: str | os.PathLike[str], **options: Any) -> Backend:
         BackendError: The place exists and is something else.
     """
     scheme, location, query = _split(where)
-    factory = _factory(scheme, os.fspath(where))
+    factory = _factory(scheme, _bare(where))
     known: Mapping[str, Any] = getattr(factory, "__kwdefaults__", None) or {}
     for name, text in query:
         if name in options:
@@ -87,14 +91,15 @@ def _split(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str
         raise UsageError(f"{text!r} is not a place", hint="Give a folder or a URL such as sqlite:///app.db.")
     scheme, colon, rest = text.partition(":")
     # A single letter before the colon is a Windows drive, and a separator before it is just a strange folder name.
-    if not isinstance(where, str) or not colon or len(scheme) < 2 or not scheme.replace("+", "").isalnum():
+    if not isinstance(where, str) or not colon or not _is_scheme(scheme):
         return "file", "/" + text.lstrip("/") if text.startswith("//") else text, []
     location, _, query = rest.partition("?")
     return scheme.lower(), unquote(location), parse_qsl(query, keep_blank_values=True)
 
 
 def _bare(where: str | os.PathLike[str]) -> str:
-    return os.fspath(where).partition("?")[0]
+    """What may stand in a message: neither the query nor a user's name and password, which may be secrets."""
+    return re.sub("//[^/]*@", "//", os.fspath(where).partition("?")[0])
 
 
 def _factory(scheme: str, text: str) -> Callable[..., Backend]:
@@ -103,20 +108,30 @@ def _factory(scheme: str, text: str) -> Callable[..., Backend]:
         module, _, name = target.partition(":")
         try:
             cls = getattr(import_module(module), name)
-        except ModuleNotFoundError as error:
-            if not extra or (error.name or "").partition(".")[0] == module.partition(".")[0]:
-                raise
-            raise MissingExtraError(error.name or "?", extra) from error
+        except (ImportError, AttributeError) as error:
+            missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+            if extra and missing and missing.partition(".")[0] != module.partition(".")[0]:
+                raise MissingExtraError(missing, extra) from error
+            raise _unusable(scheme, target, error) from error
     else:
-        for point in _entry_points():
-            if point.name == scheme:
-                cls = point.load()
-                break
-        else:
-            hint = _nearest(scheme, schemes(), "For a folder of that name write ./" + text.partition("?")[0])
+        point = next((point for point in _entry_points() if point.name.lower() == scheme), None)
+        if point is None:
+            hint = _nearest(scheme, schemes(), f"For a folder of that name write ./{text}")
             raise UsageError(f"no backend is known for {scheme!r}", hint=hint)
-    factory: Callable[..., Backend] = cls.from_url
+        target = point.value
+        try:
+            cls = point.load()
+        except (ImportError, AttributeError) as error:
+            raise _unusable(scheme, f"{target} of {point.dist.name}", error) from error
+    factory: Callable[..., Backend] | None = getattr(cls, "from_url", None)
+    if factory is None:
+        raise UsageError(f"{target}, which is installed for {scheme}:, is no backend: it has no from_url")
     return factory
+
+
+def _unusable(scheme: str, target: str, error: Exception) -> UsageError:
+    hint = "Install what it needs, or install it again."
+    return UsageError(f"the backend for {scheme}:, {target}, cannot be imported: {error}", hint=hint)
 
 
 def _entry_points() -> Iterable[Any]:

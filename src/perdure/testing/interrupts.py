@@ -57,6 +57,7 @@ class Interrupts(Kit):
             # A scratch file, a lock or a half-made entry that stayed behind must not show either.
             assert set(backend.keys()) <= {"k", "l"}, about
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what strikes in a destructor
     def test_real_signals_at_random_moments(self, backend: Backend, another: Callable[[], Backend]) -> None:
         other = another()
         if threading.current_thread() is not threading.main_thread():
