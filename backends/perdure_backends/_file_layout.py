@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from hashlib import blake2b
+from os import read
 from struct import Struct
+from struct import error as StructError  # noqa: N812
 from time import time_ns
 from typing import NamedTuple, Protocol
 from zlib import crc32
@@ -19,7 +22,10 @@ from perdure.protocol import Blob, Buffer, ETag
 
 from ._system import read_all, write_all
 
-_FIRST_READ = 1 << 16  # one call fetches all of most values
+_FIRST_READ = 1 << 14  # one call fetches all of most values
+_HEADER = Struct(">4sB3xQQ16sI")  # magic, format, length, nanoseconds since the epoch, token, crc32 of the 40 bytes before
+_unpack = _HEADER.unpack_from
+_blob = partial(tuple.__new__, Blob)  # half the cost of Blob(...), on the path of every read
 _HINT = "Restore it from a copy, delete it, or let `perdure doctor --repair` set it aside."
 
 
@@ -56,44 +62,41 @@ class Framed:
     """
 
     name = "framed"
-    _header = Struct(">4sB3xQQ16sI")  # magic, format, length, nanoseconds since the epoch, token, crc32 of the 40 bytes before
-    _checked = 40
-    _size = 44
 
-    def _parse(self, raw: bytes) -> tuple[int, ETag, float]:
-        if len(raw) < self._size:
-            raise IntegrityError(f"the file is cut short or foreign: {len(raw)} bytes", hint=_HINT)
-        magic, form, length, nanoseconds, token, checksum = self._header.unpack_from(raw)
-        if crc32(raw[: self._checked]) != checksum or magic != b"PRDF":
+    def _parse(self, raw: bytes) -> tuple[int, str, float]:
+        """Length, ETag and time from a header, or `IntegrityError`."""
+        try:
+            magic, form, length, nanoseconds, token, checksum = _unpack(raw)
+        except StructError:
+            raise IntegrityError(f"the file is cut short or foreign: {len(raw)} bytes", hint=_HINT) from None
+        if crc32(raw[:40]) != checksum or magic != b"PRDF":
             raise IntegrityError("the file's header is damaged or foreign", hint=_HINT)
         if form != 1:
             raise IntegrityError(f"the file has format {form}, which this version does not know", hint="Upgrade perdure.")
         return length, token.hex(), nanoseconds / 1e9
 
     def read(self, fd: int) -> Blob:
-        raw = os.read(fd, _FIRST_READ)
+        raw = read(fd, _FIRST_READ)
         length, etag, modified = self._parse(raw)
-        if len(raw) == self._size + length and len(raw) < _FIRST_READ:
-            return Blob(raw[self._size :], etag, modified)
+        if len(raw) == 44 + length:
+            return _blob((raw[44:], etag, modified))
         # Long, or not as long as it says; asked of the file before a claim of many gigabytes is believed.
-        actual = os.fstat(fd).st_size - self._size
-        if actual != length:
-            raise IntegrityError(f"the value has {actual} bytes of {length}", hint=_HINT)
-        data = read_all(fd, length, self._size)
+        actual = os.fstat(fd).st_size - 44
+        data = read_all(fd, length, 44) if actual == length else b""
         if len(data) != length:
-            raise IntegrityError(f"the value has {len(data)} bytes of {length}", hint=_HINT)
-        return Blob(data, etag, modified)
+            raise IntegrityError(f"the value has {actual} bytes of {length}", hint=_HINT)
+        return _blob((data, etag, modified))
 
     def version(self, fd: int) -> Version:
-        length, etag, modified = self._parse(os.read(fd, self._size))
-        return Version(etag, length, modified)
+        length, etag, modified = self._parse(os.read(fd, 44))
+        return Version(ETag(etag), length, modified)
 
     def write(self, fd: int, data: Buffer) -> ETag:
         token = os.urandom(16)
         if not isinstance(data, bytes):
             view = memoryview(data)
             data = view.cast("B") if view.c_contiguous else view.tobytes()
-        head = self._header.pack(b"PRDF", 1, len(data), time_ns(), token, 0)[: self._checked]
+        head = _HEADER.pack(b"PRDF", 1, len(data), time_ns(), token, 0)[:40]
         write_all(fd, [head, crc32(head).to_bytes(4, "big"), data])
         return ETag(token.hex())
 
