@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,7 +34,9 @@ def runnable(page: Path) -> list[tuple[int, str, str]]:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists() and runnable(page)], ids=lambda page: page.name)
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": page.stem}
+    module = ModuleType("page_" + page.stem.replace("-", "_"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses and pickle look their module up
+    names = module.__dict__
     for line, kind, code in runnable(page):
         if kind == "python":
             exec(compile("\n" * line + code, str(page), "exec"), names)  # the line numbers of the page, in a traceback
