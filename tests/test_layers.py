@@ -17,7 +17,7 @@ BACKENDS = Path(perdure_backends.__file__).parent
 # A module may import from its own rank only within its own package, and from any lower rank.
 RANKS = {
     "errors": 0,
-    "keys": 1, "protocol": 2, "codecs": 2,
+    "keys": 1, "protocol": 2, "codecs": 2.5,
     "registry": 3, "wrappers": 3, "aio": 3,
     "mapping": 4,
     "locks": 5, "caching": 5, "store": 5, "history": 5, "snapshots": 5, "shared": 5,
