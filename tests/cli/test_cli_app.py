@@ -56,9 +56,9 @@ def test_a_place_that_fails_is_3(run):
 
 def test_debug_shows_the_traceback(process):
     assert "Traceback" not in process("ls", "nothing", code=3).err
-    assert "Traceback" in process("ls", "nothing", "--debug", code=1).err
-    assert "Traceback" in process("--debug", "ls", "nothing", code=1).err
-    assert "Traceback" in process("ls", "nothing", code=1, PERDURE_DEBUG="1").err
+    assert "Traceback" in process("ls", "nothing", "--debug", code=3).err
+    assert "Traceback" in process("--debug", "ls", "nothing", code=3).err
+    assert "Traceback" in process("ls", "nothing", code=3, PERDURE_DEBUG="1").err
 
 
 def test_without_click_or_rich_it_says_what_to_type():

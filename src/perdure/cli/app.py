@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +15,7 @@ import click
 
 import perdure
 
-from ..errors import BackendError, InvalidKeyError, MissingExtraError, PerdureError, UntrustedError, UsageError
+from ..errors import InvalidKeyError, MissingExtraError, PerdureError, UntrustedError, UsageError
 from .output import one_line
 
 DONE, PROBLEM, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -98,26 +99,22 @@ class _Group(click.Group):
             return USAGE
         except click.Abort:  # at a question
             return INTERRUPTED
-        except PerdureError as error:
+        except (PerdureError, OSError) as error:
             if debug:
-                raise
-            _say(str(error))
+                traceback.print_exception(error)
+            else:
+                _say(str(error))
             return code_of(error)
-        except OSError as error:
-            if debug:
-                raise
-            _say(str(error))
-            return FAILED
         except click.ClickException as error:
             _say(error.format_message())
             return FAILED
 
 
-def code_of(error: PerdureError) -> int:
+def code_of(error: PerdureError | OSError) -> int:
     """The exit code that stands for an error."""
     if isinstance(error, (UsageError, InvalidKeyError, MissingExtraError, UntrustedError)):
         return USAGE
-    return FAILED if isinstance(error, BackendError) else PROBLEM
+    return FAILED if isinstance(error, OSError) else PROBLEM  # a BackendError is one
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
