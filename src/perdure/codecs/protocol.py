@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeAlias
 
-from ..protocol import Buffer
-
 __all__ = ["Buffer", "Codec", "Filter", "Pieces"]
 
+Buffer: TypeAlias = bytes | bytearray | memoryview
 Pieces: TypeAlias = bytes | list[Buffer]
 """What a codec returns: bytes, or several buffers that the frame joins, so that a large array is copied once only."""
 
