@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 __all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock"]
 
@@ -25,6 +26,9 @@ _OPEN = os.O_RDONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_
 
 held: set[int] = set()
 """Descriptors a forked child must not keep: its copy of a lock would outlive a killed parent."""
+
+_opening = threading.RLock()
+"""Keeps a fork from coming between a descriptor and the note of it in `held`. Re-entrant, for the sake of signal handlers."""
 
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
@@ -62,8 +66,9 @@ else:
 
 def open_lock(path: str) -> int:
     """Open a lock file, made where it is missing. A link in its place is refused. Reading rights are enough to lock."""
-    fd = os.open(path, _OPEN, 0o666)
-    held.add(fd)
+    with _opening:
+        fd = os.open(path, _OPEN, 0o666)
+        held.add(fd)
     return fd
 
 
@@ -74,11 +79,20 @@ def close_lock(fd: int) -> None:
         os.close(fd)
 
 
+def _fork_is_over() -> None:
+    try:
+        _opening.release()
+    except RuntimeError:
+        pass  # Ctrl-C struck while the fork waited for this: it was never taken
+
+
 def _drop_copies() -> None:
+    global _opening
+    _opening = threading.RLock()
     for fd in held:
         os.close(fd)  # the parent's lock stays: only LOCK_UN or the last copy's end releases it
     held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_drop_copies)
+    os.register_at_fork(before=_opening.acquire, after_in_parent=_fork_is_over, after_in_child=_drop_copies)

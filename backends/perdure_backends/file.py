@@ -292,7 +292,10 @@ class FileBackend(Backend):
                     raise
                 os.replace(temporary, path)  # a file system without hard links: the lock alone has to do
                 return
-            os.unlink(temporary)
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass  # the value is there, so this is no failure; the next holder of the lock removes its second name
         elif not self._durable and swap_names(temporary, path):
             try:
                 os.unlink(temporary)

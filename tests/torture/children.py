@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ledger import opened, value
+from ledger import opened, seen, value
 
 from perdure.errors import BackendError, NotFoundError, PerdureError, PreconditionError
 from perdure.protocol import ABSENT, Backend, ETag
@@ -129,6 +129,7 @@ def one_step(kind: str, sync: str, where: str, action: str) -> None:
             return
         except PerdureError as error:
             say(f"! {type(error).__name__} {error.errno if isinstance(error, OSError) else 0} {error.key} {error}")
+            say(f"? {seen(backend, 'k')}")
             before = _etag(backend) if before else None
         else:
             say(f"< k {target}")
@@ -163,6 +164,60 @@ def unprivileged(kind: str, where: str) -> None:
             say(f"{name}: errno {error.errno}: {error}")
         except PerdureError as error:
             say(f"{name}: {type(error).__name__}")
+
+
+def put_on_command(kind: str, sync: str, where: str) -> None:
+    """Put what each line of the input says: a key and a version."""
+    backend = opened(kind, sync, where)
+    for line in sys.stdin:
+        key, version = line.split()
+        backend.put(key, value(key, int(version), 10))
+        say(version)
+
+
+def fork_again_and_again(kind: str, sync: str, where: str, forks: str) -> None:
+    """Threads write; the main thread writes, too, and forks children that write with the same handle, two at a time."""
+    backend = opened(kind, sync, where)
+    over = threading.Event()
+    troubles: list[BaseException] = []
+
+    def write_on(name: str) -> None:
+        try:
+            version = 0
+            while not over.is_set():
+                version += 1
+                backend.put(name, value(name, version, random.choice(SIZES)))
+                say(f"{name} {version}")
+        except BaseException as trouble:
+            troubles.append(trouble)
+
+    threads = [threading.Thread(target=write_on, args=(f"thread{number}",), daemon=True) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    children: list[int] = []
+    for number in range(int(forks)):
+        backend.put("main", value("main", number, 10))
+        say(f"main {number}")
+        child = os.fork()
+        if child == 0:
+            for version in range(3):
+                key = f"child{number}"
+                backend.put(key, value(key, version, random.choice(SIZES)))
+                say(f"{key} {version}")
+            if number % 2:
+                os._exit(0)
+            sys.exit(0)  # with all that runs at the end of an interpreter
+        children.append(child)
+        if len(children) == 2:
+            for pid in children:
+                assert os.waitpid(pid, 0)[1] == 0
+            children.clear()
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not troubles, troubles
 
 
 class Script:

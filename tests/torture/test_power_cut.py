@@ -198,7 +198,7 @@ def test_full_makes_up_for_what_a_killed_writer_had_no_time_to_sync(kind: str, t
     """A writer is killed just before it syncs; another goes on from what it sees, and its acknowledged writes survive."""
     states = kills = 0
     syncs = _syncs(kind, tmp_path / "count" / "base")
-    chosen = sorted(random.Random(kind).sample(syncs, min(len(syncs), 6 * ROUNDS)))
+    chosen = sorted(random.Random(kind).sample(syncs, min(len(syncs), 3 * ROUNDS)))
     for kill_at in chosen:
         folder = tmp_path / f"{kill_at.name} {kill_at.number}"
         base = folder / "base"
