@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
-pytest.importorskip("click")
-pytest.importorskip("rich")
-
 from click.testing import CliRunner
 
 from perdure.cli.app import app
