@@ -20,6 +20,7 @@ from ._s3_sign import sign
 
 Method = Literal["GET", "HEAD", "PUT", "DELETE"]
 
+_pause = time.sleep
 _is_plain = re.compile(r"[A-Za-z0-9_.~/-]*\Z").match
 _find_code = re.compile(r"<Code>([^<]*)</Code>").search
 _find_message = re.compile(r"<Message>([^<]*)</Message>").search
@@ -194,7 +195,7 @@ class Client:
                 if writes and doubt:
                     raise unknown_outcome(problem + times, key, self.place, token) from cause
                 raise UnavailableError(problem + times, key=key, place=self.place, hint="Try again later.") from cause
-            time.sleep(pause)
+            _pause(pause)
 
     def require_bucket(self, key: str | None = None) -> None:
         """Make sure the bucket is there; create it when that was asked for. One request, once.

@@ -210,7 +210,7 @@ class _Connection:
             return False
 
     def wait_for_answer(self) -> None:
-        """Give a write that was interrupted a second to take effect now, not while its caller is already doing the next thing."""
+        """Give a write that was interrupted a second to take effect now, and not while its caller does the next thing."""
         if self._sent and not self._answered:
             with contextlib.suppress(OSError, ValueError):
                 self._readable(1.0)

@@ -53,6 +53,8 @@ class Record:
         """Keep what is pending, by compare-and-swap where the server has it. No request when nothing is pending."""
         while self.pending:
             with self._lock:
+                if not self.pending:
+                    return  # another thread saw to it
                 there, etag = self._read()
                 self._compare(self.pending, there)
                 if not self.pending.items() <= there.items():

@@ -167,8 +167,10 @@ class Swapper:
         if doubt:
             raise unknown_outcome("an answer was lost, and the key changes all the time", key, self._client.place, token)
         if phantoms > 5:
-            hint = "Perhaps other keys lie below it, for which SeaweedFS refuses to create it conditionally: use another name."
-            raise UnavailableError("the server says it is there, and shows nothing", key=key, place=self._client.place, hint=hint)
+            hint = "Perhaps other keys lie below it, for which SeaweedFS refuses to create it: use another name."
+            raise UnavailableError(
+                "the server says it is there, but shows nothing", key=key, place=self._client.place, hint=hint
+            )
         raise UnavailableError("the key changes all the time", key=key, place=self._client.place, hint="Try again later.")
 
     def spelled(self, etag: object) -> str:
