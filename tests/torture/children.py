@@ -220,6 +220,23 @@ def fork_again_and_again(kind: str, sync: str, where: str, forks: str) -> None:
     assert not troubles, troubles
 
 
+def use_a_dict(url: str, name: str) -> None:
+    """Count, and store values of Python, until killed."""
+    import perdure
+
+    with perdure.open(url) as d:
+        number = 0
+        while True:
+            number += 1
+            say("counting hits")
+            d.transform_item("hits", transformer=lambda n: 1 if n is perdure.ITEM_NOT_AVAILABLE else n + 1)
+            say("counted hits")
+            key = f"items/{name}/{number}"
+            say(f"storing {key}")
+            d[tuple(key.split("/"))] = {"text": f"{name}.{number}" * 1000, "of": (key, 1.5, None)}
+            say(f"stored {key} {name}.{number}")
+
+
 class Script:
     """Steps that are told one by one, with versions that count up from `first`."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ledger import PLACES, ROUNDS, STUCK, Ledger, Stopwatch, check_counter, lines, opened, start, value
 
+import perdure
 from perdure.protocol import Backend
 from perdure.testing.crew import within
 from perdure_backends.file import FileBackend
@@ -19,7 +20,7 @@ WRITERS = 3
 KILLS = 2 * ROUNDS  # of each writer: 24 in all by default, 240 with ten rounds
 
 
-@pytest.mark.parametrize(("kind", "sync"), PLACES)
+@pytest.mark.parametrize(("kind", "sync"), [*PLACES, ("plain", "full")])
 def test_killed_writers_lose_nothing(kind: str, sync: str, tmp_path: Path) -> None:
     where = tmp_path / "place"
     ledgers = [Ledger() for _ in range(WRITERS)]
@@ -117,3 +118,36 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_parent(kind: str, syn
         parent.stdout.close()
         assert parent.wait(STUCK) == -9
     print(f"{kind} {sync}: {3 * ROUNDS} kills beside a forked child, longest wait {clock.worst * 1000:.0f} ms")
+
+
+@pytest.mark.parametrize("url", ["{0}/folder", "sqlite:///{0}/app.db"])
+def test_killed_users_of_a_dict(url: str, tmp_path: Path) -> None:
+    """The same where it is used: `perdure.open`, a counter that is transformed, and values that Python made."""
+    pytest.importorskip("ormsgpack")
+    url = url.format(tmp_path)
+    sure = tried = 0
+    items: dict[str, str] = {}
+    for turn in range(3 * ROUNDS):
+        rng = random.Random(turn)
+        users = [start("use_a_dict", url, f"{turn}-{number}", site=True) for number in range(2)]
+        for user in users:
+            left = rng.randrange(4, 40)
+            for line in lines(user):
+                what, key, *rest = line.split()
+                if what == "counting":
+                    tried += 1
+                elif what == "counted":
+                    sure += 1
+                elif what == "stored":
+                    items[key] = rest[0]
+                left -= 1
+                if left == 0:
+                    time.sleep(rng.random() * 0.005)
+                    user.kill()
+        with perdure.open(url) as d:
+            for key, text in items.items():
+                value = d[tuple(key.split("/"))]
+                assert value == {"text": text * 1000, "of": (key, 1.5, None)}, key
+            assert sure <= d.get("hits", 0) <= tried
+    print(f"{url}: {6 * ROUNDS} kills, {sure} counted, {len(items)} stored")
+    assert sure

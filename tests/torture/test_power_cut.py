@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     not shutil.which("strace"), reason="needs strace (Debian package strace) to record system calls"
 )
 MIXTURES = 4 * ROUNDS
-PLACE = {"file": "new/folders/place", "sqlite": "place"}  # a database's folder has to exist
+PLACE = {"file": "new/folders/place", "plain": "place", "sqlite": "place"}  # a database's folder has to exist
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def survived(backend: Backend, ledger: Ledger) -> None:
         assert seen(backend, key) is None
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize("kind", ["file", "plain", "sqlite"])
 def test_full_survives_a_power_cut_at_any_moment(kind: str, tmp_path: Path, scratch: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
