@@ -73,6 +73,10 @@ class S3Stub:
                     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
                     spare = spare[end + 4 :]
                     length = int(headers.get("content-length", 0))
+                    if headers.get("expect", "").lower() == "100-continue" and len(spare) < length:
+                        time.sleep(self._latency)
+                        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                        arrived = time.perf_counter()  # the rest is a second round trip
                     while len(spare) < length:
                         spare += _some(connection)
                     body, spare = spare[:length], spare[length:]
