@@ -57,7 +57,7 @@ class Msgpack:
     Subclasses of these are refused unless registered, because their type would be lost.
 
     Cost: 0.1 µs over ormsgpack for a small dict. Safe on bytes from anybody: builds data, never imports or calls by name;
-    memory is at most about 60 times the length of the bytes.
+    memory is at most about 80 times the length of the bytes.
     """
 
     name = "msgpack"
