@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +13,14 @@ from typing import NamedTuple
 import pytest
 from ledger import lines, start
 
-needed = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian package strace) to watch system calls")
+
+def _works() -> bool:
+    if not shutil.which("strace"):
+        return False
+    return subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False).returncode == 0
+
+
+needed = pytest.mark.skipif(not _works(), reason="needs strace (Debian package strace), and to be allowed to use it")
 
 # What changes a disk or a lock; `?`: not every machine has it.
 CALLS = (

@@ -64,6 +64,7 @@ class Laboratory:
         return ledger
 
 
+@strace.needed
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize(("kind", "sync"), PLACES)
 def test_killed_before_each_system_call(kind: str, sync: str, action: str, tmp_path: Path) -> None:
@@ -85,6 +86,7 @@ def test_killed_before_each_system_call(kind: str, sync: str, action: str, tmp_p
     print(f"{kind} {sync} {action}: {len(laboratory.steps)} calls")
 
 
+@strace.needed
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize(("kind", "sync"), PLACES)
 def test_each_system_call_fails(kind: str, sync: str, action: str, tmp_path: Path) -> None:
