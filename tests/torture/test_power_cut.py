@@ -25,7 +25,7 @@ from perdure.protocol import Backend
 pytestmark = pytest.mark.skipif(
     not shutil.which("strace"), reason="needs strace (Debian package strace) to record system calls"
 )
-MIXTURES = 4 * ROUNDS
+MIXTURES = 2 * ROUNDS
 PLACE = {"file": "new/folders/place", "plain": "place", "sqlite": "place"}  # a database's folder has to exist
 
 
