@@ -136,9 +136,10 @@ class Processes(Crew):
         """Let each member open its own handle, and close the one it had; `None` only closes.
 
         Args:
-            opener: Must be picklable.
+            opener: Must be picklable. It meets the environment variables of this moment, credentials among them: the
+                members may be older than these.
         """
-        self._ask([("open", opener)] * self.size)
+        self._ask([("open", (opener, dict(os.environ)))] * self.size)
 
     def at_once(self, moves: Sequence[Move]) -> list[Any]:
         padded = [*moves, *[_rest] * (self.size - len(moves))]
@@ -276,8 +277,10 @@ def _member(pipe: Any, line: Any, backend: Backend | None) -> None:
         try:
             while handles:
                 handles.pop().close()
-            if what is not None:
-                handles.append(what())
+            opener, environment = what or (None, os.environ)
+            os.environ.update(environment)
+            if opener is not None:
+                handles.append(opener())
             answer = None
         except Exception:
             answer = _Failure(traceback.format_exc())
