@@ -42,6 +42,9 @@ class Names(Protocol):
 
 _PLAIN = re.compile(r"(?!\.)[a-z0-9()_\-~.=]+(?<!\.)\Z").match
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE).match
+_USUAL = b"abcdefghijklmnopqrstuvwxyz0123456789()_-~.=\n"
+_ODD = ("\n.", "..perdure\n", ".perdure.perdure\n")  # a leading dot, nothing, a final dot, a final suffix of ours
+_DEVICE = re.compile(r"\n(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.").search
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
@@ -54,10 +57,6 @@ class PortableNames:
     """
 
     suffix = ".perdure"
-
-    def __init__(self) -> None:
-        # A whole listing is checked by one match over its lines: a match for each name would cost more than the listing.
-        self._usual = re.compile(r"(?:(?!\.)[a-z0-9()_\-~.=]+(?<!\.)(?<!\.perdure)\.perdure\n)*\Z").match
 
     def folder(self, segment: str) -> str:
         ends = segment.endswith((".", self.suffix))
@@ -78,9 +77,17 @@ class PortableNames:
         return segment if is_key(segment) and "/" not in segment and self.folder(segment) == name else None
 
     def segments(self, names: list[str]) -> Iterable[str]:
-        lines = "\n".join(names) + "\n" if names else ""
-        if self._usual(lines) and lines.count("\n") == len(names):
-            return lines.replace(self.suffix + "\n", "\n").split("\n")[:-1]
+        # A whole listing is checked at once: to look at each name would cost more than the listing itself.
+        lines = "\n".join(["", *names, ""])
+        if (
+            lines.isascii()
+            and not lines.encode().translate(None, _USUAL)
+            and lines.count("\n") == len(names) + 1
+            and lines.count(".perdure\n") == len(names)
+            and not any(odd in lines for odd in _ODD)
+            and not _DEVICE(lines)
+        ):
+            return lines.replace(".perdure\n", "\n").split("\n")[1:-1]
         cut = -len(self.suffix)
         found = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
         return [segment for segment in found if segment is not None]

@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any, NoReturn, Self
 
 from perdure.errors import (
@@ -167,7 +168,7 @@ class FileBackend(Backend):
         # A link in place of a folder leads out of this one; the root itself is the user's own choice.
         if prefix and any(os.path.islink(step) for step in self._steps(folder)):
             return
-        suffix, names = self._names.suffix, self._names
+        names = self._names
         ahead = [(folder, prefix)]
         while ahead:
             folder, prefix = ahead.pop()
@@ -179,8 +180,9 @@ class FileBackend(Backend):
                 continue
             except OSError as error:
                 self._fail(error, None, "list")
-            files = [entry.name for entry in listing if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False)]
-            if len(files) < len(listing):
+            files = [entry.name for entry in listing if entry.is_file(follow_symlinks=False)]
+            rest = len(listing) - len(files)
+            if rest > 1 or (rest and RESERVED_FOLDER not in map(_name, listing)):
                 for entry in listing:
                     if entry.name != RESERVED_FOLDER and entry.is_dir(follow_symlinks=False):
                         segment = names.folder_segment(entry.name)
@@ -459,6 +461,9 @@ class FileBackend(Backend):
         if explained is error:
             raise explained
         raise explained from error
+
+
+_name = attrgetter("name")
 
 
 def _remove(path: str) -> None:
