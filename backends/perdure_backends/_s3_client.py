@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ class Answer(NamedTuple):
     """The answer to a request that was sent once or more.
 
     Attributes:
-        status: 200, 204, 304, 404 (the bucket is there, the object is not) or 412.
+        status: 200, 204, 304, 404 (the bucket is there, the object is not) or 412; about the bucket itself also 403.
         headers: Names in lower case.
         body: As received.
         doubt: An earlier attempt of this request may have been carried out without our seeing its answer.
@@ -155,13 +156,15 @@ class Client:
         attempt = 0
         while True:
             attempt += 1
-            pause = random.uniform(0.5, 1.0) * min(5.0, 0.02 * 3 ** (attempt - 1))
+            pause = random.uniform(0.5, 1.0) * min(2.0, 0.02 * 3 ** (attempt - 1))
             cause: Exception | None = None
             account, pool = self._open_door()
             try:
                 reply = self._attempt(account, pool, method, name, query, headers or {}, body, give_up)
             except NotSentError as error:
                 problem, cause = f"there is no connection to {account.host}: {error}", error
+                if isinstance(error.__cause__, socket.gaierror):
+                    attempt = max(attempt, self._attempts - 2)  # a wrong name stays wrong
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     hint = "Name the right authority with ca_bundle= or AWS_CA_BUNDLE."
                     raise BackendError(problem, key=key, place=self.place, hint=hint) from error
@@ -172,13 +175,13 @@ class Client:
                 code = _code(reply) if status >= 300 else ""
                 if status == 404 and not self._is_only_the_object(reply, code, name, key):
                     code = "OperationAborted"  # the bucket has just been created: again
-                elif status in _ANSWERS:
+                elif status in _ANSWERS or (status == 403 and method == "HEAD" and not name):
                     self._bucket_is_there = self._bucket_is_there or status != 404
                     return Answer(status, reply.headers, reply.body, doubt)
                 if not fresh and self._is_elsewhere(reply, account, code):
                     fresh = True
                     continue
-                if not fresh and code in _STALE:
+                if not fresh and (code in _STALE or (status == 400 and method == "HEAD")):  # HEAD cannot say why
                     fresh = True
                     forget_sessions()
                     self._forget_door(account)
@@ -209,7 +212,7 @@ class Client:
             answer = self.send("HEAD", "", key=key)
             if answer.status == 404:
                 self._missing(key)
-            self._bucket_is_there = True
+            self._bucket_is_there = True  # or, with 403, nobody may know, and the request that follows will tell
 
     def _attempt(
         self,

@@ -169,7 +169,8 @@ class Pool:
         return _Connection(sock, self._timeout)
 
     def _tunnel(self, sock: socket.socket, deadline: float) -> None:
-        where = f"{self._route.host}:{self._route.port}"
+        host, port = self._route.host, self._route.port
+        where = f"{f'[{host}]' if ':' in host else host}:{port}"
         head = f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{self._proxy_headers}\r\n".encode("latin-1")
         reply = _Connection(sock, self._timeout).exchange("CONNECT", head, b"", deadline)
         if reply.status != 200:

@@ -1,8 +1,10 @@
-"""What may name a bucket, a prefix, a suffix and a server; everything else is refused before any request."""
+"""What may name a bucket, a prefix, a suffix and a server, and what options may be; the rest is refused before any request."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from perdure.errors import UsageError
@@ -45,3 +47,12 @@ def check_names(bucket: str, prefix: str, suffix: str, endpoint_url: str | None)
             hint = "Write it like https://s3.example.com or http://127.0.0.1:9000."
             raise UsageError(f"endpoint_url is not a URL of a server: {endpoint_url!r:.200}", place=place, hint=hint)
     return normal
+
+
+def check_numbers(options: Mapping[str, Any], place: str) -> None:
+    """Refuse options that are no numbers above 0."""
+    for option in ("concurrency", "attempts", "timeout", "deadline"):
+        value, whole = options[option], option in ("concurrency", "attempts")
+        if not isinstance(value, int if whole else (int, float)) or not value > 0:
+            wanted = "a whole number" if whole else "a number of seconds"
+            raise UsageError(f"{option} must be {wanted} above 0, not {value!r:.80}", place=place)

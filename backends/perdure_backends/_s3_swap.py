@@ -43,6 +43,7 @@ _ENTRY = 16 + 1 + 12 + 1
 _LONGEST = 32 * _ENTRY - 1
 _CREATED = "0" * 12
 _OVERWRITTEN = "-" * 12
+_is_list = re.compile(rf"[0-9a-f.-]{{0,{_LONGEST}}}\Z").match
 _is_etag = re.compile(r'"[!#-~]{1,200}"\Z').match
 
 
@@ -86,6 +87,9 @@ class Swapper:
     def remember(self, name: str, etag: ETag, writers: str) -> None:
         """Keep in mind who wrote a version, for a swap from it. Bounded; what was forgotten costs certainty only."""
         with self._lock:
+            self._known.pop((name, etag), None)
+            if not writers:
+                return
             if len(self._known) >= 2048:
                 del self._known[next(iter(self._known))]
             self._known[name, etag] = writers
@@ -204,7 +208,10 @@ def sight(headers: Mapping[str, str], size: int, key: str, place: str) -> Sight:
     if etag is None:
         hint = "This does not seem to be S3: check endpoint_url."
         raise BackendError("the server gives no ETag", key=key, place=place, hint=hint)
-    return Sight(etag, headers.get(WRITERS, ""), DELETED in headers, size, _moment(headers.get("last-modified", "")))
+    writers = headers.get(WRITERS, "")
+    if not _is_list(writers):
+        writers = ""  # somebody else's idea of it, which must not get into our requests
+    return Sight(etag, writers, DELETED in headers, size, _moment(headers.get("last-modified", "")))
 
 
 def etag_of(headers: Mapping[str, str]) -> ETag | None:

@@ -17,7 +17,7 @@ from ._s3_account import Settings
 from ._s3_bulk import Crew
 from ._s3_client import Client, flat
 from ._s3_list import Entry, etag_in_list, moment_in_list, pages
-from ._s3_names import MAX_NAME, check_names
+from ._s3_names import MAX_NAME, check_names, check_numbers
 from ._s3_probe import can_delete_conditionally, examine_swaps
 from ._s3_settings import Record
 from ._s3_swap import TOMBSTONE, Swapper, is_etag, lost, sight
@@ -91,19 +91,14 @@ class S3Backend(Backend):
         self.bucket = bucket
         self.prefix = check_names(bucket, prefix, suffix, endpoint_url)
         self.place = f"s3://{bucket}/{self.prefix}".rstrip("/") + (f"?endpoint_url={endpoint_url}" if endpoint_url else "")
-        for option, value in {
-            "concurrency": concurrency,
-            "timeout": timeout,
-            "deadline": deadline,
-            "attempts": attempts,
-        }.items():
-            if not value > 0:
-                raise UsageError(f"{option} must be more than 0, not {value!r}", place=self.place)
-        self._options = {
+        self._options: dict[str, Any] = {
             "endpoint_url": endpoint_url, "region": region, "profile": profile, "create": create, "concurrency": concurrency,
             "suffix": suffix, "timeout": timeout, "deadline": deadline, "attempts": attempts, "ca_bundle": ca_bundle,
             "unsafe_single_writer": unsafe_single_writer,
         }  # fmt: skip
+        check_numbers(self._options, self.place)
+        if isinstance(session, str):
+            raise UsageError("session= takes a session of boto3 or botocore, not text", place=self.place, hint="Try profile=.")
         self._session = session
         self._suffix = suffix
         self._room = MAX_NAME - len(self.prefix.encode()) - len(suffix)
@@ -161,8 +156,7 @@ class S3Backend(Backend):
             raise NotFoundError(key=key, place=self.place)
         if seen.etag == if_none_match:  # a server may ignore the condition
             raise NotModified(key=key, place=self.place)
-        if seen.writers:
-            self._swapper.remember(name, seen.etag, seen.writers)
+        self._swapper.remember(name, seen.etag, seen.writers)
         return Blob(answer.body, seen.etag, seen.modified)
 
     def head(self, key: str) -> Meta:
@@ -170,8 +164,7 @@ class S3Backend(Backend):
         seen = self._swapper.look(name, key)
         if seen is None or seen.is_tombstone:
             raise NotFoundError(key=key, place=self.place)
-        if seen.writers:
-            self._swapper.remember(name, seen.etag, seen.writers)
+        self._swapper.remember(name, seen.etag, seen.writers)
         return Meta(key, seen.etag, seen.size, seen.modified)
 
     def contains(self, key: str) -> bool:

@@ -32,6 +32,19 @@ def stub() -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def seaweedfs() -> Iterator[S3Server]:
+    with servers.seaweedfs() as server, server.environment():
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[S3Server]:
+    pytest.importorskip("moto.server")
+    with servers.moto() as server, server.environment():
+        yield server
+
+
 @pytest.fixture
 def proxy(stub: S3Server) -> Iterator[FaultProxy]:
     with FaultProxy(stub.endpoint_url) as proxy:
@@ -150,23 +163,22 @@ def every_call(backend: S3Backend) -> list[Callable[[], Any]]:
     ]
 
 
-@pytest.mark.s3
-@pytest.mark.parametrize("name", ["stub", "moto", "seaweedfs"])
-def test_a_missing_bucket_is_an_error_and_not_an_empty_dict(name: str) -> None:
-    with getattr(servers, name)() as server, server.environment():
-        for number in range(len(every_call(S3Backend("no-such-bucket")))):
-            backend = S3Backend("no-such-bucket", endpoint_url=server.endpoint_url)
-            with pytest.raises(BackendError, match=r"no bucket 'no-such-bucket'.*create=True") as caught:
-                every_call(backend)[number]()
-            assert not isinstance(caught.value, KeyError)
-        for number in range(len(every_call(backend))):
-            bucket = f"bucket-{number}"
-            backend = S3Backend(bucket, endpoint_url=server.endpoint_url, create=True)
-            try:
-                every_call(backend)[number]()
-            except (NotFoundError, PreconditionError):
-                pass
-            assert not S3Backend(bucket, endpoint_url=server.endpoint_url).contains("b/b")
+@pytest.mark.parametrize("name", ["stub", "moto", pytest.param("seaweedfs", marks=pytest.mark.s3)])
+def test_a_missing_bucket_is_an_error_and_not_an_empty_dict(name: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(name).endpoint_url
+    for number in range(len(every_call(S3Backend("no-such-bucket")))):
+        backend = S3Backend("no-such-bucket", endpoint_url=url)
+        with pytest.raises(BackendError, match=r"no bucket 'no-such-bucket'.*create=True") as caught:
+            every_call(backend)[number]()
+        assert not isinstance(caught.value, KeyError)
+    for number in range(len(every_call(backend))):
+        bucket = f"bucket-{number}"
+        backend = S3Backend(bucket, endpoint_url=url, create=True)
+        try:
+            every_call(backend)[number]()
+        except (NotFoundError, PreconditionError):
+            pass
+        assert not S3Backend(bucket, endpoint_url=url).contains("b/b")
 
 
 def test_two_processes_may_create_the_bucket_at_once(stub: S3Server, proxy: FaultProxy) -> None:
@@ -180,6 +192,14 @@ def test_two_processes_may_create_the_bucket_at_once(stub: S3Server, proxy: Faul
     assert S3Backend("twice", endpoint_url=stub.endpoint_url).get("a").data == b"1"
 
 
+def test_whoever_may_not_ask_about_the_bucket_may_still_use_it(stub: S3Server, proxy: FaultProxy) -> None:
+    S3Backend("private", endpoint_url=stub.endpoint_url, create=True).put("a", b"1")
+    proxy.plan = lambda request: Fault(answer_before=403) if request[1:3] == ("HEAD", "/private") else None
+    backend = S3Backend("private", endpoint_url=proxy.endpoint_url)
+    backend.put("a", b"2")
+    assert not backend.contains("b")
+
+
 def test_a_bucket_of_somebody_else(proxy: FaultProxy) -> None:
     proxy.plan = lambda request: (
         Fault(answer_before=409, code="BucketAlreadyExists") if request[1:3] == ("PUT", "/others") else None
@@ -190,15 +210,14 @@ def test_a_bucket_of_somebody_else(proxy: FaultProxy) -> None:
 
 
 @pytest.mark.s3
-def test_wrong_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    with servers.seaweedfs() as server, server.environment():
-        S3Backend("bucket", endpoint_url=server.endpoint_url, create=True).put("a", b"1")
-        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            with monkeypatch.context() as patch:
-                patch.setenv(variable, "wrong")
-                for call in every_call(S3Backend("bucket", endpoint_url=server.endpoint_url)):
-                    with pytest.raises(BackendError, match=r"refuses: 403|credentials"):
-                        call()
+def test_wrong_credentials(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    S3Backend("bucket", endpoint_url=seaweedfs.endpoint_url, create=True).put("a", b"1")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "wrong")
+            for call in every_call(S3Backend("bucket", endpoint_url=seaweedfs.endpoint_url)):
+                with pytest.raises(BackendError, match=r"refuses: 403|credentials"):
+                    call()
 
 
 # ----------------------------------------------------------------------------------------------------- servers that lie
@@ -484,7 +503,13 @@ def test_bad_endpoints_are_refused(url: str) -> None:
     assert "u:p" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"timeout": -1}, {"attempts": 0}, {"deadline": 0}, {"suffix": "/x"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": 0}, {"concurrency": 2.5}, {"timeout": -1}, {"timeout": "x"}, {"timeout": float("nan")}, {"attempts": 0},
+        {"deadline": 0}, {"suffix": "/x"}, {"session": "me"},
+    ],
+)  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         S3Backend("bucket", **options)

@@ -57,7 +57,7 @@ def seaweedfs() -> Iterator[S3Server]:
 
 
 class TestOnStub(OnServer, BackendContract):
-    pace = 0.02
+    pace = 0.06
 
     @pytest.fixture
     def server(self, stub: S3Server) -> S3Server:

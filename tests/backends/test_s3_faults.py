@@ -292,6 +292,23 @@ def test_a_value_by_other_software_has_no_writers(
     assert backend.get("a")[:2] == (b"1", etag)
 
 
+def test_a_hostile_list_of_writers_stays_out_of_requests(backend: S3Backend, proxy: FaultProxy) -> None:
+    for nonsense in ("é", "x" * 1500, "zz", "a b"):
+
+        def tamper(request: Request, nonsense: str = nonsense) -> None:
+            if WRITERS in request.headers:
+                request.headers[WRITERS] = nonsense
+
+        proxy.plan = tamper
+        backend.put("a", nonsense.encode())
+        proxy.plan = None
+        blob = backend.get("a")
+        proxy.plan = then("PUT", LOST)
+        backend.put("a", b"1", if_match=blob.etag)
+        sent = [request for request in proxy.requests if request.method == "PUT"]
+        assert len(sent[-1].headers[WRITERS]) == 16 + 1 + 12
+
+
 def test_an_etag_from_a_listing_serves_as_well(backend: S3Backend, other: S3Backend, proxy: FaultProxy) -> None:
     other.put("a", b"0")
     (meta,) = backend.scan()
