@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import NotFoundError, PreconditionError
-from perdure.protocol import ABSENT, Blob, Buffer, Condition, ETag, Meta, check_key, check_prefix
-from perdure.testing import BackendContract
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Meta, check_key, check_prefix
+from perdure.testing import BackendContract, Faulty
+from perdure_backends.file import FileBackend
 from perdure_backends.memory import MemoryBackend
 
-MUST_FAIL: dict[type[MemoryBackend], list[str]] = {}
+MUST_FAIL: dict[type[Backend], list[str]] = {}
 
 
 def found_by(*tests: str) -> Any:
     """Name the tests that must fail."""
 
-    def note(cls: type[MemoryBackend]) -> type[MemoryBackend]:
+    def note(cls: type[Backend]) -> type[Backend]:
         MUST_FAIL[cls] = list(tests)
         return cls
 
@@ -80,7 +81,7 @@ class NoLock(Correct):
         return self.write(key, data)
 
 
-@found_by("test_a_plain_put_is_never_undone[threads-swap]", "test_histories_are_linearizable[threads]")
+@found_by("test_a_plain_put_is_never_undone[threads-swap]")
 class PlainPutTakesNoLock(Correct):
     """ "There is nothing to check, so why lock": the write slips between another's check and its replace."""
 
@@ -96,7 +97,7 @@ class PlainPutTakesNoLock(Correct):
             return self.write(key, data)
 
 
-@found_by("test_a_plain_delete_is_never_undone[threads-swap]", "test_histories_are_linearizable[threads]")
+@found_by("test_a_plain_delete_is_never_undone[threads-swap]")
 class DeleteTakesNoLock(Correct):
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
         self._check_open()
@@ -384,8 +385,48 @@ class WorksAfterClose(Correct):
         pass
 
 
-class Placed(BackendContract):
-    """How all of them are opened."""
+# Between processes
+
+
+class CorrectFolder(Faulty):
+    """A folder."""
+
+
+@found_by(
+    "test_one_of_many_swaps_from_one_etag_wins[spawned]",
+    "test_one_of_many_swaps_from_one_etag_wins[forked]",
+    "test_one_of_many_creators_wins[spawned]",
+    "test_a_counter_adds_up[forked]",
+    "test_histories_are_linearizable[spawned]",
+)
+class ChecksFirstAndPutsLater(CorrectFolder):
+    """Compare-and-swap out of a look and a put."""
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        if if_match is ABSENT and self.backend.contains(key):
+            raise PreconditionError("the key exists already", key=key, place=self.place)
+        if if_match is not None and if_match is not ABSENT and self.backend.head(key).etag != if_match:
+            raise PreconditionError("another version", key=key, place=self.place)
+        pause()
+        return self.backend.put(key, data)
+
+
+@found_by("test_a_killed_writer_loses_no_acknowledged_write_and_blocks_nobody")
+class AcknowledgesTooEarly(CorrectFolder):
+    """Every third write waits for the next one."""
+
+    _waiting: tuple[str, Buffer] | None = None
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        if self._waiting is not None:
+            time.sleep(0.02)
+            self.backend.put(*self._waiting)
+        self._waiting = (key, data) if key == "a/b" else None
+        return ETag("soon") if self._waiting else self.backend.put(key, data, if_match=if_match)
+
+
+class InMemory(BackendContract):
+    """How those over the memory backend are opened."""
 
     processes = False
     backend_class: type[MemoryBackend] = Correct
@@ -394,5 +435,15 @@ class Placed(BackendContract):
         return self.backend_class(f"{type(self).__name__}:{where}")
 
 
-for _cls in (Correct, *MUST_FAIL):
-    globals()[f"Test{_cls.__name__}"] = type(f"Test{_cls.__name__}", (Placed,), {"backend_class": _cls, "__module__": __name__})
+class InAFolder(BackendContract):
+    """How those over the file backend are opened."""
+
+    backend_class: type[CorrectFolder] = CorrectFolder
+
+    def open(self, where: Path) -> CorrectFolder:
+        return self.backend_class(FileBackend(where, sync="normal"))
+
+
+for _cls in (Correct, CorrectFolder, *MUST_FAIL):
+    _name, _base = f"Test{_cls.__name__}", InAFolder if issubclass(_cls, CorrectFolder) else InMemory
+    globals()[_name] = type(_name, (_base,), {"backend_class": _cls, "__module__": __name__})

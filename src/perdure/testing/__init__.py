@@ -35,7 +35,7 @@ __all__ = ["BackendContract", "BackendMachine", "Faulty", "Operation", "Recorder
 
 if "pytest" in sys.modules:
     # A bare `assert` of the kit then shows what it compared, as one in a test file does.
-    parts = ("kit", "values", "names", "listing", "lifetime", "interrupts", "races", "stateful", "contract")
+    parts = ("kit", "values", "names", "listing", "lifetime", "interrupts", "kills", "races", "stateful", "contract")
     sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{part}" for part in parts))
 
 

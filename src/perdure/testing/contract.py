@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .interrupts import Interrupts
+from .kills import Kills
 from .lifetime import Forks, Lifetime
 from .listing import Listing
 from .names import Names
@@ -11,7 +12,7 @@ from .stateful import Model
 from .values import Bulk, Values
 
 
-class BackendContract(Values, Bulk, Names, Listing, Lifetime, Forks, Interrupts, Races, Model):
+class BackendContract(Values, Bulk, Names, Listing, Lifetime, Forks, Interrupts, Kills, Races, Model):
     """Every promise a backend makes, each one a test.
 
     Subclass it in a test file, say how to open the backend, and set the flags that differ from `perdure.testing.kit.Kit`::

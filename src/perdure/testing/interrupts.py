@@ -21,9 +21,14 @@ from .kit import Kit
 _STRIKES = frozenset({"call", "c_return"})
 
 
+# One that strikes in a destructor, or where the garbage collector calls back, is swallowed by the interpreter with a warning.
+_swallowed = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 class Interrupts(Kit):
     """KeyboardInterrupt in the middle of calls."""
 
+    @_swallowed
     @pytest.mark.parametrize("action", ["put", "swap", "create", "delete", "delete_if", "get", "scan", "put_many"])
     def test_an_interrupt_at_any_moment_leaves_everything_usable(
         self, backend: Backend, another: Callable[[], Backend], action: str
@@ -57,7 +62,7 @@ class Interrupts(Kit):
             # A scratch file, a lock or a half-made entry that stayed behind must not show either.
             assert set(backend.keys()) <= {"k", "l"}, about
 
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what strikes in a destructor
+    @_swallowed
     def test_real_signals_at_random_moments(self, backend: Backend, another: Callable[[], Backend]) -> None:
         other = another()
         if threading.current_thread() is not threading.main_thread():
@@ -92,7 +97,7 @@ class Interrupts(Kit):
             while hits < self.rounds(40):
                 try:
                     while True:
-                        armed = True  # again and again: one that strikes in a destructor is swallowed by the interpreter
+                        armed = True  # again and again, because some are swallowed
                         written += 1
                         backend.put("k", b"%d" % written)
                         backend.get("k")
