@@ -38,7 +38,7 @@ class Effort:
 
     rounds: int = 301
     batch: float = 0.0005
-    limit: float = 8.0
+    limit: float = 3.0
     quick: bool = False
 
 
@@ -230,7 +230,7 @@ def machine(folder: str) -> dict[str, str]:
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "processor": f"{os.cpu_count()} × {_processor()}",
+        "processors": f"{os.cpu_count()} × {_processor()}",
         "file system": _file_system(folder),
         "sqlite": sqlite3.sqlite_version,
         "load when it began": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",

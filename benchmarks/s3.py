@@ -29,7 +29,7 @@ def run(effort: Effort, where: str | None = None) -> list[Row]:
     """Measure everything; `where` is not used."""
     rows = [_requests()]
     for latency in (10,) if effort.quick else (10, 50):
-        slow = replace(effort, rounds=5 if effort.quick else 41 if latency == 10 else 15, limit=15.0)
+        slow = replace(effort, rounds=5 if effort.quick else 41 if latency == 10 else 15, limit=5.0)
         with servers.stub(latency / 1000) as server, server.environment(), ExitStack() as stack:
             rows += _measure(server.endpoint_url, latency, stack, slow)
     return rows

@@ -24,7 +24,7 @@ def test_a_quick_run_prints_its_rows_and_writes_json(tmp_path: Path) -> None:
     found = json.loads(target.read_text())
     assert found["format"] == 1
     assert found["quick"] is True
-    assert {"python", "system", "processor", "file system", "date", "command"} <= found["machine"].keys()
+    assert {"python", "system", "processors", "file system", "date", "command"} <= found["machine"].keys()
     assert len(found["rows"]) > 3
     for row in found["rows"]:
         assert row.keys() == {"place", "workload", "unit", "entries", "verdicts", "notes"}
