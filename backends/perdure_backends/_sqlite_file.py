@@ -16,18 +16,24 @@ from urllib.parse import quote
 
 from perdure.errors import BackendError, IntegrityError, PerdureError, UnavailableError, UnknownOutcomeError
 
+from ._flock import open_lock
 from ._system import sync_folder
 
 APPLICATION_ID = 0x50455244  # "PERD", where `file` and other tools look for it
 FORMAT = 1
 
-# The value stands last, so that reading the rest of a row never touches the pages a long value overflows into.
-_SCHEMA = (
-    "CREATE TABLE blobs (key TEXT NOT NULL PRIMARY KEY, etag TEXT NOT NULL, modified REAL NOT NULL, data BLOB NOT NULL)",
-    "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
-)
+# One script, run by one call into C, so that no signal handler finds it half done. Its first question fails (with "integer
+# overflow") where another program has made tables meanwhile. The value stands last in its row: reading the rest then never
+# touches the pages that a long value overflows into.
+_CREATE = f"""
+BEGIN IMMEDIATE;
+SELECT abs(-9223372036854775808) FROM sqlite_master;
+CREATE TABLE blobs (key TEXT NOT NULL PRIMARY KEY, etag TEXT NOT NULL, modified REAL NOT NULL, data BLOB NOT NULL);
+CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+COMMIT;
+"""
 
 
 def connect(path: str, query: str, timeout: float) -> sqlite3.Connection:
@@ -114,9 +120,7 @@ def identity(db: sqlite3.Connection | Still) -> tuple[int, int]:
 
 
 def create(path: str, timeout: float) -> None:
-    """Make the tables in an absent or empty file, durably. What another program put there meanwhile is left alone."""
-    if not os.path.exists(path):
-        _remove(path + "-wal")  # of a file that was removed alone
+    """Make the tables in an absent or empty file, durably. If somebody made some there meanwhile, they are left alone."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # SQLite's own 0644 would ignore the umask
     except FileExistsError:
@@ -124,24 +128,46 @@ def create(path: str, timeout: float) -> None:
     db = connect(path, "mode=rw", timeout)
     try:
         db.execute("PRAGMA synchronous = FULL")
-        db.execute("BEGIN IMMEDIATE")
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            return
-        _remove(path + "-shm")  # who still has a removed file open must not share an index with the new one
-        for statement in _SCHEMA:
-            db.execute(statement)
-        db.execute("COMMIT")
+        db.executescript(_CREATE)
         use_log(db, timeout)
+    except sqlite3.OperationalError as error:
+        if "integer overflow" not in str(error):
+            raise
     finally:
         db.close()
     sync_folder(os.path.dirname(path))
 
 
-def _remove(path: str) -> None:
+def check_folder(path: str, given: str, place: str) -> None:
+    """Refuse to write where there is no folder for the file.
+
+    Args:
+        path: The file, links resolved.
+        given: The file as it was named.
+        place: For the message.
+    """
+    folder = os.path.dirname(path)
+    if os.path.isdir(folder):
+        return
+    # sqlite:///tmp/x.db is relative, and easily taken for absolute.
+    relative = os.path.relpath(given)
+    slip = not relative.startswith("..") and os.path.isdir(os.path.dirname(os.sep + relative))
+    hint = f"An absolute path takes four slashes: sqlite:////{relative}" if slip else "Make the folder first."
+    raise BackendError(f"there is no folder {folder}", place=place, errno=errno.ENOENT, hint=hint)
+
+
+def open_lock_beside(path: str, place: str) -> int:
+    """Open the lock file that belongs to a database."""
+    name = path + "-lock"
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+        return open_lock(name)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            hint = "Somebody planted it: remove it after a look at where it points."
+            raise BackendError(f"the lock file {name} is a link", place=place, errno=errno.ELOOP, hint=hint) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise read_only(place, error.errno) from error
+        raise
 
 
 def open_live(path: str, sync: str, timeout: float) -> sqlite3.Connection | Still | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -33,24 +34,29 @@ class Link:
         inode: Its number, to notice that somebody put another file in its place.
         read: `db.execute`, once it may be used for reading.
         write: The same, once it may be used for writing.
+        transaction: The connection in the middle of a transaction, which is then nowhere else.
         fd: The lock file, or -1.
+        adopted: How many connections there have been.
         look_again: When, by the monotonic clock, `is_current` is to be asked next.
     """
 
-    __slots__ = ("db", "fd", "inode", "lock", "look_again", "path", "read", "write")
+    __slots__ = ("adopted", "db", "fd", "inode", "lock", "look_again", "path", "read", "transaction", "write")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.db: Any = None
+        self.transaction: Any = None
         self.read: Callable[..., Any] | None = None
         self.write: Callable[..., Any] | None = None
         self.path = ""
-        self.inode = 0
+        self.inode = self.adopted = 0
         self.fd = -1
         self.look_again = 0.0
 
     def adopt(self, db: Any, path: str, inode: int) -> None:
         """Take over an open connection."""
+        self.drop()
+        self.adopted += 1
         self.path, self.inode = path, inode
         self.db, self.read = db, db.execute
 
@@ -64,9 +70,16 @@ class Link:
         return current
 
     def drop(self) -> None:
-        """Close the connection."""
+        """Close the connection, and take back a transaction that was interrupted."""
         self.read = self.write = None
         db, self.db = self.db, None
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None:
+            try:
+                transaction.rollback()  # which closing would put off until the cursor of the interrupted call is gone
+            except sqlite3.ProgrammingError:
+                pass  # it is closed already
+            transaction.close()
         if db is not None:
             db.close()
 
@@ -163,9 +176,9 @@ def _after_fork_in_child() -> None:
     _after_fork()
     for links in list(_in_use):
         for link in list(links.all):
-            if link.db is not None:
-                inherited.setdefault(link.path, []).append(link.db)
-                link.db = link.read = link.write = None
+            if link.db is not None or link.transaction is not None:
+                inherited.setdefault(link.path, []).extend((link.db, link.transaction))
+                link.db = link.transaction = link.read = link.write = None
                 link.fd = -1
                 link.lock = threading.RLock()
 

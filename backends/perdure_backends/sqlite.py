@@ -14,7 +14,6 @@ does not do well by itself are done here:
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import threading
@@ -39,7 +38,7 @@ from perdure.errors import (
 from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
 
 from . import _sqlite_file as file
-from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock, open_lock
+from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from ._sqlite_links import Link, Links, Seat, inherited
 
 _GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
@@ -55,6 +54,7 @@ _PUT = (
     "ON CONFLICT (key) DO UPDATE SET etag = excluded.etag, modified = excluded.modified, data = excluded.data"
 )
 _SWAP = "UPDATE blobs SET etag = ?, modified = ?, data = ? WHERE key = ? AND etag = ?"
+_SETTINGS = "SELECT name, value FROM settings"
 _DELETE = "DELETE FROM blobs WHERE key = ?"
 _DELETE_IF = "DELETE FROM blobs WHERE key = ? AND etag = ?"
 
@@ -287,7 +287,11 @@ class SQLiteBackend(Backend):
                             if swap is not None and not write(_IS, (key, swap)).fetchone():
                                 return 0
                         if link.look_again > monotonic() or link.is_current():
-                            return self._transact(link, sql, values) if many else int(write(sql, values).rowcount)
+                            if not many:
+                                return int(write(sql, values).rowcount)
+                            if self._transact(link, sql, values):
+                                return len(values)
+                            continue
                     finally:
                         flock(fd, LOCK_UN)
                     link.shut()  # the file was removed or replaced: what goes into the old one, nobody would ever see
@@ -295,23 +299,36 @@ class SQLiteBackend(Backend):
             raise self._failure(error, link, key) from error
         return 0
 
-    def _transact(self, link: Link, sql: str, rows: list[Any]) -> int:
-        # The link has no connection until all is done: whatever interrupts this, it cannot keep an open transaction.
+    def _transact(self, link: Link, sql: str, rows: list[Any]) -> bool:
+        """Run a transaction; return False when it was taken back and is to be repeated.
+
+        Meanwhile the link is without a connection. So whatever interrupts this, for good or to use the backend in a signal
+        handler, cannot go on within the transaction: it finds none, and by opening one takes this one back.
+        """
         db, link.db, link.read, link.write = link.db, None, None, None
+        if db is None:
+            return False
+        link.transaction = db
         try:
             db.execute("BEGIN IMMEDIATE")
-            changed = int(db.executemany(sql, rows).rowcount)
+            db.executemany(sql, rows)
             db.execute("COMMIT")
+        except sqlite3.ProgrammingError:
+            if link.transaction is not db:
+                return False
+            raise
         except BaseException:
             db.close()
             raise
-        link.db, link.read, link.write = db, db.execute, None if self._unrecorded else db.execute
-        return changed
+        if link.transaction is db:
+            link.transaction = None
+            link.db, link.read, link.write = db, db.execute, None if self._unrecorded else db.execute
+        return True
 
     # Settings.
 
     def recorded(self) -> dict[str, str]:
-        return dict(self._read("SELECT name, value FROM settings", (), None))
+        return dict(self._read(_SETTINGS, (), None))
 
     def record(self, settings: Mapping[str, str]) -> None:
         """Keep settings with the place; they are written together with the first value. As `Backend.record`."""
@@ -385,16 +402,26 @@ class SQLiteBackend(Backend):
         if not file.examine(path, self.place):  # before anything is made beside a file that is not ours
             if not creating:
                 return None
-            self._check_folder(path)
+            file.check_folder(path, self.path, self.place)
         if link.fd < 0:
-            link.fd = self._open_lock(path)
+            link.fd = file.open_lock_beside(path, self.place)
         fd = link.fd
         link.drop()
+        before = link.adopted
         try:
             flock(fd, LOCK_EX)
             db, inode = None, 0
             while db is None:
                 if not file.examine(path, self.place):
+                    for leftover in (path + "-wal", path + "-shm"):
+                        # Of a file that was removed alone; whoever still has that one open must not share an index with the
+                        # new one. But a signal handler may have made the new one just now: between this `if` and the call
+                        # none can come.
+                        try:
+                            if link.adopted == before:
+                                os.unlink(leftover)
+                        except FileNotFoundError:
+                            pass
                     file.create(path, self._timeout)
                 inode = os.stat(path).st_ino
                 db = file.open_live(path, self._sync, self._timeout)
@@ -423,36 +450,16 @@ class SQLiteBackend(Backend):
             )
         return path
 
-    def _check_folder(self, path: str) -> None:
-        folder = os.path.dirname(path)
-        if os.path.isdir(folder):
-            return
-        # sqlite:///tmp/x.db is relative, and easily taken for absolute.
-        relative = os.path.relpath(self.path)
-        slip = not relative.startswith("..") and os.path.isdir(os.path.dirname(os.sep + relative))
-        hint = f"An absolute path takes four slashes: sqlite:////{relative}" if slip else "Make the folder first."
-        raise BackendError(f"there is no folder {folder}", place=self.place, errno=errno.ENOENT, hint=hint)
-
-    def _open_lock(self, path: str) -> int:
-        name = path + "-lock"
-        try:
-            return open_lock(name)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                hint = "Somebody planted it: remove it after a look at where it points."
-                raise BackendError(f"the lock file {name} is a link", place=self.place, errno=errno.ELOOP, hint=hint) from error
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                raise file.read_only(self.place, error.errno) from error
-            raise
-
     def _settle(self, db: sqlite3.Connection) -> None:
+        """Write down settings that wait for it. We have the lock, and each statement is a transaction of its own."""
         pending = self._unrecorded
         if not pending:
             return
-        db.execute("BEGIN IMMEDIATE")  # ended by our caller, who closes the connection, when this fails
-        db.executemany("INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO NOTHING", pending.items())
-        self._compare(pending, dict(db.execute("SELECT name, value FROM settings").fetchall()))
-        db.execute("COMMIT")
+        self._compare(pending, dict(db.execute(_SETTINGS).fetchall()))
+        marks = ",".join(["(?, ?)"] * len(pending))
+        values = list(chain.from_iterable(pending.items()))
+        db.execute(f"INSERT INTO settings VALUES {marks} ON CONFLICT (name) DO NOTHING", values)
+        self._compare(pending, dict(db.execute(_SETTINGS).fetchall()))
         if self._unrecorded is pending:
             self._unrecorded = {}
 

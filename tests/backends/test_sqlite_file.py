@@ -629,6 +629,7 @@ def test_a_reader_without_write_permission_sees_what_others_write() -> None:
                 backend.put("a", b"%d" % (number + 1))
         reader.stdin.close()
         assert "read-only" in reader.stdout.read()
+        reader.stdout.close()
         assert reader.wait() == 0
     finally:
         shutil.rmtree(folder)
