@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote
 
 import pytest
+from places import PLACES, url_of
 
 from perdure.mapping import PersiDict
 from perdure.protocol import Backend
 from perdure.registry import open_backend
-
-PLACES = ["memory", "file", "sqlite", "s3"]
 
 
 @pytest.fixture(scope="session")
@@ -24,18 +21,6 @@ def s3_endpoint() -> Iterator[str]:
 
     with servers.stub() as server, server.environment():
         yield server.endpoint_url
-
-
-def url_of(place: str, request: pytest.FixtureRequest, folder: Any) -> str:
-    """A URL that names one and the same new place each time it is opened; `folder` is new."""
-    name = hashlib.md5(str(folder).encode()).hexdigest()
-    if place == "s3":
-        return f"s3://mapping/{name}?create=yes&endpoint_url={quote(request.getfixturevalue('s3_endpoint'))}"
-    return {
-        "memory": f"memory:{name}",
-        "file": f"file:{folder}/folder?sync=normal",
-        "sqlite": f"sqlite:{folder}/file.db?sync=normal",
-    }[place]
 
 
 @pytest.fixture(params=PLACES)
