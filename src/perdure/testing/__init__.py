@@ -16,6 +16,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingExtraError
+
 if TYPE_CHECKING:
     from .contract import BackendContract
     from .faults import Faulty
@@ -33,7 +35,7 @@ _home = {
 
 __all__ = ["BackendContract", "BackendMachine", "Faulty", "Operation", "Recorder", "check_history"]
 
-if "pytest" in sys.modules:
+if sys.modules.get("pytest") is not None:
     # A bare `assert` of the kit then shows what it compared, as one in a test file does.
     parts = ("kit", "values", "names", "listing", "lifetime", "interrupts", "kills", "races", "stateful", "contract")
     sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{part}" for part in parts))
@@ -45,7 +47,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = globals()[name] = getattr(import_module(f".{_home[name]}", __name__), name)
+    try:
+        module = import_module(f".{_home[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pytest", "hypothesis"):
+            raise
+        raise MissingExtraError(error.name, "testing") from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..errors import InvalidKeyError, NotFoundError, NotModified, PerdureError, PreconditionError
-from ..protocol import ABSENT, Backend, ETag, Guarantees
+from ..protocol import ABSENT, NOT_KEPT, Backend, ETag, Guarantees
 from .kit import Kit, contents, refused
 
 # What is no ETag of anything; each of them is special to something underneath: HTTP, SQL, a file name, `if not etag`.
@@ -181,6 +181,7 @@ class Values(Kit):
                 backend.delete("a")  # a file system hands the freed inode out again at once
             etag = backend.put("a", data)
             assert isinstance(etag, str)
+            assert etag != NOT_KEPT
             assert etag not in seen, f"{data!r} got the ETag of {seen[etag]!r}"
             seen[etag] = data
             assert backend.head("a").etag == etag
