@@ -19,18 +19,36 @@ _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws"
 
 # What a session reads from the environment is part of its name here, so that a changed variable means a new one.
 _sessions: dict[object, Any] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
+_locked_for_fork = False
 
 
 def forget_sessions() -> None:
-    """Read configuration and credentials anew, and, in a forked child, use no locks of the parent."""
+    """Read configuration and credentials anew."""
+    with _lock:
+        _sessions.clear()
+
+
+def _before_fork() -> None:
+    # A module that a thread is just importing stays locked in the child for ever, and importing botocore takes long enough
+    # to be hit. So a fork waits for it. (Not without end: botocore may be asking a metadata service.)
+    global _locked_for_fork
+    _locked_for_fork = _lock.acquire(timeout=10.0)
+
+
+def _after_fork_in_parent() -> None:
+    if _locked_for_fork:
+        _lock.release()
+
+
+def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
-    _sessions.clear()
+    _lock = threading.RLock()
+    _sessions.clear()  # botocore has locks of its own
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_sessions)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class Settings(NamedTuple):
@@ -70,10 +88,8 @@ class Account(NamedTuple):
         try:
             frozen = self.source.get_frozen_credentials()
         except BotoCoreError as error:
-            raise BackendError(
-                f"the temporary credentials ran out and could not be renewed: {error}",
-                hint="Log in again, or check AWS_PROFILE.",
-            ) from error
+            problem = f"the temporary credentials ran out and could not be renewed: {error}"
+            raise BackendError(problem, place=place, hint="Log in again, or check AWS_PROFILE.") from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
 
@@ -90,7 +106,14 @@ def find_account(settings: Settings, place: str, region: str | None = None) -> A
         UsageError: The profile, the endpoint or the region is wrong.
         BackendError: There are no credentials.
     """
+    with _lock:  # neither imports nor a session are for several threads at once
+        return _find(settings, place, region)
+
+
+def _find(settings: Settings, place: str, region: str | None) -> Account:
     try:
+        import encodings.idna  # noqa: F401  # which the first connection by name would import, without our lock
+
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
         from botocore.httpsession import get_cert_path
@@ -99,12 +122,11 @@ def find_account(settings: Settings, place: str, region: str | None = None) -> A
         raise MissingExtraError(error.name or "botocore", "s3").at(place=place) from error
     wrong = UsageError("the S3 settings do not work out", place=place, hint="Check profile, region and endpoint_url.")
     try:
-        with _lock:  # a session is not made for several threads at once
-            session = settings.session or _session(settings.profile)
-            session = getattr(session, "_session", session)  # boto3's wraps botocore's
-            source = session.get_credentials()
-            url, authorization = _first_request(session, Config, settings, region)
-            ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle")
+        session = settings.session or _session(settings.profile)
+        session = getattr(session, "_session", session)  # boto3's wraps botocore's
+        source = session.get_credentials()
+        url, authorization = _first_request(session, Config, settings, region)
+        ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle")
     except (NoCredentialsError, PartialCredentialsError) as error:
         hint = "Run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile."
         raise BackendError(f"no credentials for S3 were found: {error}", place=place, hint=hint) from error
