@@ -68,7 +68,7 @@ class Pickle:
 
 def _load_by_joblib(data: bytes) -> Any:
     try:
-        import joblib  # type: ignore[import-untyped,unused-ignore]  # pyright: ignore[reportMissingImports]
+        import joblib
     except ModuleNotFoundError as error:
         raise CodecError("joblib wrote this, with numpy arrays in its own layout", hint="Type: pip install joblib") from error
     return joblib.load(io.BytesIO(data))
