@@ -20,6 +20,7 @@ _HINTS = {
     errno.ENXIO: "A socket or pipe stands where the value's file belongs: remove it.",
     errno.EMFILE: "Too many open files in this process: raise `ulimit -n`, or close some.",
     errno.ENFILE: "Too many open files on this machine: close some.",
+    errno.EDEADLK: "Waiting would never end: let the handler set a flag, or start a thread that writes.",
     errno.EIO: "The disk reports an error: copy what can be read, and check it.",
 }
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EINTR)

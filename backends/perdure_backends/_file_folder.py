@@ -8,7 +8,7 @@ from perdure.errors import BackendError
 
 from ._file_marker import Marker
 from ._file_names import RESERVED_FOLDER
-from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock
+from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock, open_lock_once
 from ._system import sync_folder
 
 STRIPES = 64
@@ -44,7 +44,7 @@ class OwnFolder:
         path = os.path.join(self.path, "locks", stripe)
         for _ in range(_ATTEMPTS):
             try:
-                fd = open_lock(path)
+                fd = open_lock_once(path)
             except FileNotFoundError:
                 self.prepare()  # the folder was removed under us
                 continue
@@ -61,7 +61,7 @@ class OwnFolder:
             self.make(folder)
             if os.path.islink(folder):
                 raise BackendError(f"{folder} is a link", place=self._place, hint="Remove it: somebody planted it.")
-        fd = open_lock(os.path.join(locks, "00"))
+        fd = open_lock_once(os.path.join(locks, "00"))
         try:
             flock(fd, LOCK_EX)
             self.marker.write(self.temporary("00"), durable=self._durable)

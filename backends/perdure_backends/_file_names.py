@@ -43,8 +43,8 @@ class Names(Protocol):
 _PLAIN = re.compile(r"(?!\.)[a-z0-9()_\-~.=]+(?<!\.)\Z").match
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE).match
 _USUAL = b"abcdefghijklmnopqrstuvwxyz0123456789()_-~.=\n"
-_ODD = ("\n.", "..perdure\n", ".perdure.perdure\n")  # a leading dot, nothing, a final dot, a final suffix of ours
-_DEVICE = re.compile(r"\n(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.").search
+_ODD_START = re.compile(r"\n(?:\.|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.)").search  # or nothing before the suffix
+_ODD_ENDS = ("..perdure\n", ".perdure.perdure\n")
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
@@ -79,18 +79,14 @@ class PortableNames:
     def segments(self, names: list[str]) -> Iterable[str]:
         # A whole listing is checked at once: to look at each name would cost more than the listing itself.
         lines = "\n".join(["", *names, ""])
-        if (
-            lines.isascii()
-            and not lines.encode().translate(None, _USUAL)
-            and lines.count("\n") == len(names) + 1
-            and lines.count(".perdure\n") == len(names)
-            and not any(odd in lines for odd in _ODD)
-            and not _DEVICE(lines)
-        ):
-            return lines.replace(".perdure\n", "\n").split("\n")[1:-1]
+        if lines.isascii() and not lines.encode().translate(None, _USUAL) and lines.count("\n") == len(names) + 1:
+            found = lines[1:].split(".perdure\n")  # as many as there are lines: then each of these ends so
+            if len(found) == len(names) + 1 and not (_ODD_START(lines) or any(odd in lines for odd in _ODD_ENDS)):
+                found.pop()
+                return found
         cut = -len(self.suffix)
-        found = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
-        return [segment for segment in found if segment is not None]
+        ours = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
+        return [segment for segment in ours if segment is not None]
 
 
 def _base32(number: int) -> str:

@@ -16,16 +16,18 @@ A caller locks like this, calling straight into C, so that Ctrl-C cannot strike 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
 
-__all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock"]
+__all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock", "open_lock_once"]
 
-_OPEN = os.O_RDONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
-held: set[int] = set()
-"""Descriptors a forked child must not keep: its copy of a lock would outlive a killed parent."""
+held: dict[int, object] = {}
+"""Descriptors a forked child must not keep, since its copy of a lock would outlive a killed parent; of a lock with its path and
+the thread that opened it."""
 
 _opening = threading.RLock()
 """Keeps a fork from coming between a descriptor and the note of it in `held`. Re-entrant, for the sake of signal handlers."""
@@ -33,11 +35,10 @@ _opening = threading.RLock()
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 else:
-    import errno
     import msvcrt
     import time
 
-    _OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOINHERIT", 0)
+    _OPEN = os.O_RDWR | getattr(os, "O_NOINHERIT", 0)
     LOCK_EX, LOCK_NB, LOCK_UN = 2, 4, 8
     _locked: set[int] = set()
 
@@ -67,15 +68,25 @@ else:
 def open_lock(path: str) -> int:
     """Open a lock file, made where it is missing. A link in its place is refused. Reading rights are enough to lock."""
     with _opening:
-        fd = os.open(path, _OPEN, 0o666)
-        held.add(fd)
+        try:
+            fd = os.open(path, _OPEN)
+        except FileNotFoundError:
+            # Not at once: in a folder with the sticky bit, O_CREAT refuses the existing file of another user.
+            fd = os.open(path, _OPEN | os.O_CREAT, 0o666)
+        held[fd] = path, threading.get_ident()
     return fd
+
+
+def open_lock_once(path: str) -> int:
+    """As `open_lock`, and raise `OSError` with `EDEADLK` where this thread has it open already, so as not to wait for itself."""
+    if (path, threading.get_ident()) in held.values():
+        raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock", path)
+    return open_lock(path)
 
 
 def close_lock(fd: int) -> None:
     """Close what `open_lock` opened, unless a fork did it already."""
-    if fd in held:
-        held.discard(fd)
+    if held.pop(fd, None) is not None:
         os.close(fd)
 
 

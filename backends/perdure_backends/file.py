@@ -142,10 +142,7 @@ class FileBackend(Backend):
             spot = self._spots[key]
             if spot.folders:
                 spot.refuse_links()
-            # Half the cost of lstat, but it says no for every kind of trouble, and only one kind means absent.
-            if os.access(spot.path, os.F_OK, follow_symlinks=False):
-                return True
-            os.lstat(spot.path)
+            os.lstat(spot.path)  # not access(2), which says no for every kind of trouble: only one kind means absent
             return True
         except (FileNotFoundError, NotADirectoryError):
             return False
@@ -270,13 +267,13 @@ class FileBackend(Backend):
             # A killed writer's. It may be a second name of a live value (see _publish): removed, never written into.
             os.unlink(temporary)
             fd = os.open(temporary, OPEN_NEW, 0o666)
-        held.add(fd)
+        held[fd] = temporary
         try:
             etag = self._layout.write(fd, data)
             if self._durable:
                 os.fsync(fd)
         finally:
-            held.discard(fd)
+            held.pop(fd, None)
             os.close(fd)
         if guard not in held:
             raise BackendError("this process was forked in the middle of a write, which the parent carries on")

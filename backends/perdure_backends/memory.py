@@ -21,7 +21,7 @@ class _Space:
 
     def __init__(self) -> None:
         self.blobs: dict[str, Blob] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # re-entrant for signal handlers and finalizers
         self.versions = count(1)  # never goes back, so an ETag is never used twice, deletes included
 
 
@@ -32,7 +32,7 @@ _spaces: weakref.WeakSet[_Space] = weakref.WeakSet()
 def _renew_locks() -> None:
     # A fork copies a lock that another thread of the parent may hold just now, and nobody here would release it.
     for space in list(_spaces):
-        space.lock = threading.Lock()
+        space.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -90,18 +90,35 @@ class MemoryBackend(Backend):
         check_key(key)
         data = bytes(memoryview(data))  # bytes() alone would take a number for a length
         space = self._space
+        blobs = space.blobs
         with space.lock:
-            self._check_condition(key, if_match)
-            etag = ETag(str(next(space.versions)))
-            space.blobs[key] = Blob(data, etag, time.time())
-        return etag
+            blob = Blob(data, ETag(str(next(space.versions))), time.time())
+            # No call stands between a look and the change that depends on it: signal handlers, which may write and are not
+            # kept out by their own thread's lock, come after calls only.
+            if if_match is None:
+                blobs[key] = blob
+                return blob.etag
+            if if_match is ABSENT:
+                if key not in blobs:
+                    blobs[key] = blob
+                    return blob.etag
+            elif key in blobs and blobs[key].etag == if_match:
+                blobs[key] = blob
+                return blob.etag
+        self._lost(key, if_match)
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         self._check_open()
         check_key(key)
+        blobs = self._space.blobs
         with self._space.lock:
-            self._check_condition(key, if_match)
-            self._space.blobs.pop(key, None)
+            if if_match is None:
+                blobs.pop(key, None)
+                return
+            if key in blobs and blobs[key].etag == if_match:  # no call from here to the next line, as in put
+                del blobs[key]
+                return
+        self._lost(key, if_match)
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         check_prefix(prefix)
@@ -145,13 +162,8 @@ class MemoryBackend(Backend):
         if self._closed:
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
 
-    def _check_condition(self, key: str, condition: Condition) -> None:
-        if condition is None:
-            return
-        blob = self._space.blobs.get(key)
+    def _lost(self, key: str, condition: Condition) -> NoReturn:
         if condition is ABSENT:
-            if blob is not None:
-                raise PreconditionError("the key exists already", key=key, place=self.place)
-        elif blob is None or blob.etag != condition:
-            state = "absent" if blob is None else "another version by now"
-            raise PreconditionError(f"the value is {state}", key=key, place=self.place, hint="Read it again.")
+            raise PreconditionError("the key exists already", key=key, place=self.place)
+        text = "the value is absent, or another version by now"
+        raise PreconditionError(text, key=key, place=self.place, hint="Read it again.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from .errors import InvalidKeyError
@@ -51,20 +52,17 @@ def join_key(key: object) -> str:
         InvalidKeyError: Empty, not made of strings, or a segment breaks the grammar. A `/` inside a segment is refused:
             `d["a/b"]` would otherwise mean the same item as `d["a", "b"]` by accident.
     """
-    if type(key) is str:
-        if _match_segment(key):
-            return key
-    elif type(key) is SafeStrTuple:
-        if key:
-            return "/".join(key)
-    elif type(key) is tuple:
-        try:
-            joined = "/".join(key)
-        except TypeError:
-            pass  # nested, or not made of strings: flattened below
-        else:
-            if joined.count("/") == len(key) - 1 and _match_key(joined):
-                return joined
+    if type(key) is SafeStrTuple and key:
+        return "/".join(key)
+    try:
+        return _spell_once(key)
+    except TypeError:  # a list, or a tuple that holds one, which no table takes
+        return _spell(key)
+
+
+def _spell(key: object) -> str:
+    if type(key) is str and _match_segment(key):
+        return key
     segments = tuple(_flatten(key, key))
     if not segments:
         raise InvalidKeyError("a key needs at least one segment", key=key, hint="Use a name such as d['a'] or d['a', 'b'].")
@@ -72,6 +70,10 @@ def join_key(key: object) -> str:
         if not _match_segment(segment):
             raise _complaint(key, segments)
     return "/".join(segments)
+
+
+# To check a key costs four times what it costs to find it here, on the path of every operation.
+_spell_once = lru_cache(maxsize=8192)(_spell)
 
 
 def split_key(key: str) -> SafeStrTuple:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -369,3 +370,35 @@ def test_importing_and_reading_load_nothing_heavy(folder: Path, backend: FileBac
     code = f"import sys, perdure; perdure.open_backend({str(folder)!r}).get('a'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"ctypes", "boto3", "inspect", "asyncio", "importlib.metadata", "hypothesis", "json"} & set(loaded)
+
+
+def test_a_signal_handler_never_waits_for_the_write_it_struck(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread cannot wait for itself: a handler's write under another lock goes on, one under the same lock is refused."""
+    backend.put("a", b"1")
+    told: list[str] = []
+
+    def handle(*_: object) -> None:
+        backend.put("another", b"from the handler")
+        try:
+            backend.put("a", b"from the handler")
+        except perdure.BackendError as error:
+            told.append(str(error))
+
+    def struck(*args: object) -> str:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGUSR1)
+        return temporary(*args)
+
+    temporary = backend._own.temporary
+    monkeypatch.setattr(backend._own, "temporary", struck)
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        backend.put("a", b"2")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert backend.get("a").data == b"2"
+    assert backend.get("another").data == b"from the handler"
+    (text,) = told
+    assert "a signal handler or finalizer writes in the middle of a write" in text
+    assert "set a flag" in text
+    backend.put("a", b"3")

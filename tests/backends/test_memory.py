@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
+import random
+import signal
+import threading
+import time
 import weakref
 from pathlib import Path
 
 import pytest
 
-from perdure.errors import BackendError, NotFoundError, PolicyError
+from perdure.errors import BackendError, NotFoundError, PolicyError, PreconditionError
 from perdure.testing import BackendContract
 from perdure.testing.lifetime import in_child
 from perdure_backends import memory
 from perdure_backends.memory import MemoryBackend
+
+ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
 
 
 class TestMemory(BackendContract):
@@ -66,3 +73,46 @@ def test_closing_one_handle_leaves_the_others(tmp_path: Path) -> None:
     assert two.get("a").data == b"1"
     with pytest.raises(BackendError, match="was closed"):
         one.get("a")
+
+
+def test_a_signal_handler_may_write_in_the_middle_of_a_call() -> None:
+    """Each increment and each write of the handler is there: a swap that the handler came before has to fail."""
+    backend, dice, fired = MemoryBackend(), random.Random(4), 0
+    backend.put("a", b"0")
+
+    def increment() -> None:
+        while True:
+            blob = backend.get("a")
+            try:
+                backend.put("a", b"%d" % (int(blob.data) + 1), if_match=blob.etag)
+            except PreconditionError:
+                continue
+            return
+
+    def handle(*_: object) -> None:
+        nonlocal fired
+        increment()
+        fired += 1
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        mine = 0
+        for turn in range(1, 200 * ROUNDS):
+            strike_soon(dice)
+            while fired < turn:
+                increment()
+                mine += 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert int(backend.get("a").data) == mine + fired
+
+
+def strike_soon(dice: random.Random) -> None:
+    """Send this thread a signal within the next moments."""
+    main, delay = threading.get_ident(), dice.uniform(0, 300e-6)
+
+    def strike() -> None:
+        time.sleep(delay)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    threading.Thread(target=strike).start()
