@@ -78,7 +78,7 @@ def open_lock(path: str) -> int:
 
 
 def open_lock_once(path: str) -> int:
-    """As `open_lock`, and raise `OSError` with `EDEADLK` where this thread has it open already, so as not to wait for itself."""
+    """As `open_lock`, and raise `OSError` with `EDEADLK` where this thread has it open already: it would wait for itself."""
     if (path, threading.get_ident()) in held.values():
         raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock", path)
     return open_lock(path)

@@ -105,7 +105,7 @@ class MemoryBackend(Backend):
             elif key in blobs and blobs[key].etag == if_match:
                 blobs[key] = blob
                 return blob.etag
-        self._lost(key, if_match)
+        raise self._lost(key, if_match)
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         self._check_open()
@@ -118,7 +118,7 @@ class MemoryBackend(Backend):
             if key in blobs and blobs[key].etag == if_match:  # no call from here to the next line, as in put
                 del blobs[key]
                 return
-        self._lost(key, if_match)
+        raise self._lost(key, if_match)
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         check_prefix(prefix)
@@ -162,8 +162,8 @@ class MemoryBackend(Backend):
         if self._closed:
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
 
-    def _lost(self, key: str, condition: Condition) -> NoReturn:
+    def _lost(self, key: str, condition: Condition) -> PreconditionError:
         if condition is ABSENT:
-            raise PreconditionError("the key exists already", key=key, place=self.place)
+            return PreconditionError("the key exists already", key=key, place=self.place)
         text = "the value is absent, or another version by now"
-        raise PreconditionError(text, key=key, place=self.place, hint="Read it again.")
+        return PreconditionError(text, key=key, place=self.place, hint="Read it again.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,8 @@ PLACE = {"file": "new/folders/place", "plain": "place", "sqlite": "place"}  # a 
 def scratch(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory if there is one: thousands of states are laid out here, and what they survive is not decided here."""
     memory = Path("/dev/shm")
-    folder = memory / f"perdure-{tmp_path.name}" if memory.is_dir() else tmp_path / "scratch"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="perdure-", dir=memory if memory.is_dir() else tmp_path) as folder:
+        yield Path(folder)
 
 
 def record(base: Path, script: str, *arguments: str, kill_at: strace.Nth | None = None) -> list[Call]:
