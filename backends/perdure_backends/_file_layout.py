@@ -7,9 +7,7 @@ back, and such an ETag has accepted a stale swap 100 times out of 100.
 from __future__ import annotations
 
 import os
-import stat
 from functools import partial
-from hashlib import blake2b
 from os import read
 from struct import Struct
 from struct import error as StructError  # noqa: N812
@@ -27,7 +25,7 @@ _START = b"PRDF\1\0\0\0"  # magic and format
 _HEADER = Struct(">8sQQ16sI")  # start, length, nanoseconds since the epoch, token, crc32 of the 40 bytes before
 _unpack = _HEADER.unpack_from
 _blob = partial(tuple.__new__, Blob)  # half the cost of Blob(...), on the path of every read
-_HINT = "Restore it from a copy, delete it, or let `perdure doctor --repair` set it aside."
+HINT = "Restore it from a copy, delete it, or let `perdure doctor --repair` set it aside."
 
 
 class Version(NamedTuple):
@@ -40,8 +38,6 @@ class Version(NamedTuple):
 
 class Layout(Protocol):
     """How one value is kept in one open file."""
-
-    name: str
 
     def read(self, fd: int) -> Blob:
         """The whole value; `IntegrityError` where the file cannot be what was written."""
@@ -62,8 +58,6 @@ class Framed:
     The token is the ETag, so comparing versions reads the header only. The value's own checksum is the codec's business.
     """
 
-    name = "framed"
-
     def read(self, fd: int) -> Blob:
         raw = read(fd, _FIRST_READ)
         # The same lines as in _parse: to call it would cost every read a tenth more.
@@ -79,7 +73,7 @@ class Framed:
         actual = os.fstat(fd).st_size - 44
         data = read_all(fd, length, 44) if actual == length else b""
         if len(data) != length:
-            raise IntegrityError(f"the value has {actual} bytes of {length}", hint=_HINT)
+            raise IntegrityError(f"the value has {actual} bytes of {length}", hint=HINT)
         return _blob((data, token.hex(), nanoseconds / 1e9))
 
     def _parse(self, raw: bytes) -> Version:
@@ -93,9 +87,9 @@ class Framed:
 
     def _refuse(self, raw: bytes) -> NoReturn:
         if len(raw) < 44:
-            raise IntegrityError(f"the file is cut short or foreign: {len(raw)} bytes", hint=_HINT)
+            raise IntegrityError(f"the file is cut short or foreign: {len(raw)} bytes", hint=HINT)
         if crc32(raw[:40]).to_bytes(4, "big") != raw[40:44] or raw[:4] != b"PRDF":
-            raise IntegrityError("the file's header is damaged or foreign", hint=_HINT)
+            raise IntegrityError("the file's header is damaged or foreign", hint=HINT)
         raise IntegrityError(f"the file has format {raw[4]}, which this version does not know", hint="Upgrade perdure.")
 
     def version(self, fd: int) -> Version:
@@ -109,29 +103,3 @@ class Framed:
         head = _HEADER.pack(_START, len(data), time_ns(), token, 0)[:40]
         write_all(fd, [head, crc32(head).to_bytes(4, "big"), data])
         return ETag(token.hex())
-
-
-class Plain:
-    """The value's bytes and nothing else, readable by other programs. The ETag is a hash of them with the file's time."""
-
-    name = "plain"
-
-    def read(self, fd: int) -> Blob:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise IntegrityError("this is not a regular file", hint=_HINT)
-        data = read_all(fd, info.st_size, 0)
-        return Blob(data, _content_tag(data, info), info.st_mtime)
-
-    def version(self, fd: int) -> Version:
-        blob = self.read(fd)
-        return Version(blob.etag, len(blob.data), blob.modified)
-
-    def write(self, fd: int, data: Buffer) -> ETag:
-        whole = data if isinstance(data, bytes) else bytes(data)
-        write_all(fd, [whole])
-        return _content_tag(whole, os.fstat(fd))
-
-
-def _content_tag(data: bytes, info: os.stat_result) -> ETag:
-    return ETag(f"{blake2b(data, digest_size=16).hexdigest()}-{info.st_mtime_ns:x}")

@@ -7,12 +7,9 @@ read nor removed. No two keys share a file even where names ignore case.
 from __future__ import annotations
 
 import re
-from base64 import b32encode
 from collections.abc import Iterable
-from hashlib import md5
 from typing import Protocol
 
-from perdure.errors import InvalidKeyError
 from perdure.protocol import is_key
 
 RESERVED_FOLDER = ".perdure"  # marker, locks and temporary files live here
@@ -95,41 +92,3 @@ def _base32(number: int) -> str:
         digits += _DIGITS[number & 31]
         number >>= 5
     return digits
-
-
-class DigestNames:
-    """Segment, `_`, the first characters of its MD5 in base 32, and the suffix: `a` is `a_btax.pkl`. Understood by persidict.
-
-    Args:
-        suffix: Such as `.pkl`.
-        digest_len: How many characters of the digest, 0 to 26; with 0 names differ by case only where the keys do.
-    """
-
-    def __init__(self, suffix: str, digest_len: int) -> None:
-        self.suffix = suffix
-        self.digest_len = digest_len
-
-    def folder(self, segment: str) -> str:
-        if not self.digest_len:
-            if segment == RESERVED_FOLDER:
-                raise InvalidKeyError(
-                    f"{segment!r} is taken by the folder's own files", key=segment, hint="Choose another name."
-                )
-            return segment
-        # The digest is no protection but a spelling, fixed by the layout of existing folders.
-        digest = b32encode(md5(segment.encode(), usedforsecurity=False).digest())[: self.digest_len].decode().lower()
-        return f"{segment}_{digest}"
-
-    def file(self, segment: str) -> str:
-        return self.folder(segment) + self.suffix
-
-    def folder_segment(self, name: str) -> str | None:
-        segment = name[: -self.digest_len - 1] if self.digest_len else name
-        if not is_key(segment) or "/" in segment or name == RESERVED_FOLDER:
-            return None
-        return segment if self.folder(segment) == name else None
-
-    def segments(self, names: list[str]) -> Iterable[str]:
-        cut = -len(self.suffix)
-        found = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
-        return [segment for segment in found if segment is not None]

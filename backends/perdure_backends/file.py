@@ -33,8 +33,8 @@ from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Gua
 
 from ._file_errors import explain
 from ._file_folder import OwnFolder
-from ._file_layout import Framed, Layout, Plain
-from ._file_names import RESERVED_FOLDER, DigestNames, Names, PortableNames
+from ._file_layout import Framed, Layout
+from ._file_names import RESERVED_FOLDER, Names, PortableNames
 from ._file_spots import Spot, Spots
 from ._flock import LOCK_EX, LOCK_UN, close_lock, flock, held
 from ._system import NO_LINKS, OPEN_NEW, OPEN_READ, swap_names, sync_folder
@@ -94,6 +94,8 @@ class FileBackend(Backend):
         self._layout: Layout = Framed()
         names: Names = PortableNames()
         if marker.settings["layout"] == "plain":
+            from ._file_plain import DigestNames, Plain
+
             self._layout = Plain()
             names = DigestNames(marker.settings.get("suffix", ""), int(marker.settings.get("digest_len", "0")))
         self._names = names

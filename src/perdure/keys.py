@@ -8,14 +8,13 @@ only (no unicode look-alikes), and needs no quoting in a shell or a listing.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Self
 
 from .errors import InvalidKeyError
 
-SAFE_CHARS: Final = frozenset(string.ascii_letters + string.digits + "()_-~.=")
+SAFE_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789()_-~.=")
 MAX_SEGMENT: Final = 253
 
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9()_\-~.=]{1,253}"

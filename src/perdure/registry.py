@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from .errors import MissingExtraError, UsageError
 from .protocol import Backend
@@ -93,6 +92,8 @@ def _split(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str
     # A single letter before the colon is a Windows drive, and a separator before it is just a strange folder name.
     if not isinstance(where, str) or not colon or not _is_scheme(scheme):
         return "file", "/" + text.lstrip("/") if text.startswith("//") else text, []
+    from urllib.parse import parse_qsl, unquote  # 3 ms that a bare path does not need
+
     location, _, query = rest.partition("?")
     return scheme.lower(), unquote(location), parse_qsl(query, keep_blank_values=True)
 

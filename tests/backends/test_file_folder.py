@@ -17,7 +17,8 @@ import pytest
 import perdure
 from perdure.protocol import ABSENT
 from perdure_backends._file_folder import STRIPES
-from perdure_backends._file_names import DigestNames, PortableNames
+from perdure_backends._file_names import PortableNames
+from perdure_backends._file_plain import DigestNames
 from perdure_backends._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock
 from perdure_backends.file import FileBackend
 

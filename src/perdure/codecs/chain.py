@@ -82,9 +82,6 @@ class Chain:
         self._start = len(self._header)
         self._bare = self.codec.bare and not self.filters
         self._backwards = self.filters[::-1]
-        # Bound once: these two are on the path of every get and set.
-        self._encode_value = self.codec.encode
-        self._decode_value = self.codec.decode
 
     def __repr__(self) -> str:
         words = [repr(self.codec.name), *([f"[{', '.join(map(repr, self.filters))}]"] if self.filters else [])]
@@ -106,7 +103,7 @@ class Chain:
         Cost: for a small dict of msgpack half a microsecond over the codec itself; no copy beyond joining the frame.
         """
         try:
-            payload = self._encode_value(value)
+            payload = self.codec.encode(value)
         except CodecError as error:
             error.at(key)
             raise
@@ -170,9 +167,9 @@ class Chain:
                 payload = data[start:-4] if len(data) < _SMALL else memoryview(data)[start:-4]
                 for f in self._backwards:
                     payload = f.decode(payload, self._header, key, self.max_bytes)
-                return self._decode_value(payload, self.max_bytes)
+                return self.codec.decode(payload, self.max_bytes)
             if self._bare and not data.startswith(MAGIC):
-                return self._decode_value(data, self.max_bytes)
+                return self.codec.decode(data, self.max_bytes)
             return self._decode_other(data, key)
         except CodecError as error:
             error.at(key)
@@ -186,7 +183,7 @@ class Chain:
             return self._decode_unframed(data)
         if len(data) < 8 or crc32(data) != _WHOLE:
             if self._bare and self.codec.any_bytes:
-                return self._decode_value(data, self.max_bytes)
+                return self.codec.decode(data, self.max_bytes)
             raise IntegrityError("what is stored is damaged: its checksum does not fit")
         version, codec_id, count = data[1], data[2], data[3]
         if version != VERSION:
@@ -201,7 +198,7 @@ class Chain:
         payload: bytes | memoryview = memoryview(data)[start:-4]
         for f in reversed(filters):
             payload = f.decode(payload, header, key, self.max_bytes)
-        return self._decode_value(payload, self.max_bytes)
+        return self.codec.decode(payload, self.max_bytes)
 
     def _filters_of(self, ids: bytes) -> list[Filter]:
         """Return the filters that a frame names, all of which were given when opening, or complain."""
@@ -237,7 +234,7 @@ class Chain:
             if f.authentic or f.id & 0x80:
                 self._refuse_unprotected(f)
         if self.codec.bare:
-            return self._decode_value(data, self.max_bytes)
+            return self.codec.decode(data, self.max_bytes)
         if _looks_like_pickle(data):
             raise UntrustedError(
                 f"this is a pickle, not {self.codec.name}, and reading a pickle can run code",
