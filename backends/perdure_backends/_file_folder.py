@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from threading import get_ident
 
 from perdure.errors import BackendError
 
 from ._file_marker import Marker
 from ._file_names import RESERVED_FOLDER
-from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock, open_lock_once
+from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, held, open_lock
 from ._system import sync_folder
 
 STRIPES = 64
@@ -37,19 +39,26 @@ class OwnFolder:
         """The one file that the holder of a lock may write to before it is renamed."""
         return os.path.join(self.path, "tmp", stripe)
 
-    def open_lock(self, stripe: str) -> int:
-        """A descriptor to lock with; makes the folder where it is missing."""
+    def open_lock(self, stripe: str) -> tuple[int, object]:
+        """A descriptor to lock with, and what to note in `held` before that; makes the folder where it is missing.
+
+        Raises:
+            OSError: With `EDEADLK` where this thread holds the lock already, and would wait for itself.
+        """
         if not self.ready:
             self.prepare()
         path = os.path.join(self.path, "locks", stripe)
+        owner = path, get_ident()
+        if owner in held.values():
+            raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock")
         for _ in range(_ATTEMPTS):
             try:
-                fd = open_lock_once(path)
+                fd = open_lock(path)
             except FileNotFoundError:
                 self.prepare()  # the folder was removed under us
                 continue
             if os.fstat(fd).st_nlink:
-                return fd
+                return fd, owner
             close_lock(fd)  # ... just now: a lock on a file without a name would exclude nobody
         raise BackendError("the folder is removed again and again", place=self._place)
 
@@ -61,7 +70,7 @@ class OwnFolder:
             self.make(folder)
             if os.path.islink(folder):
                 raise BackendError(f"{folder} is a link", place=self._place, hint="Remove it: somebody planted it.")
-        fd = open_lock_once(os.path.join(locks, "00"))
+        fd = open_lock(os.path.join(locks, "00"))
         try:
             flock(fd, LOCK_EX)
             self.marker.write(self.temporary("00"), durable=self._durable)

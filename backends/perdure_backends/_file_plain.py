@@ -1,4 +1,4 @@
-"""The layout `plain`: the value's bytes alone, under names that other programs expect. Imported only for folders that have it."""
+"""The layout `plain`: the value's bytes alone, under names that other programs expect. Imported for folders that have it."""
 
 from __future__ import annotations
 

@@ -16,18 +16,17 @@ A caller locks like this, calling straight into C, so that Ctrl-C cannot strike 
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
 
-__all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock", "open_lock_once"]
+__all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock"]
 
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 held: dict[int, object] = {}
-"""Descriptors a forked child must not keep, since its copy of a lock would outlive a killed parent; of a lock with its path and
-the thread that opened it."""
+"""Descriptors a forked child must not keep, since its copy of a lock would outlive a killed parent; with something that stands
+for the lock and its thread, where a thread that would wait for itself is to be told so."""
 
 _opening = threading.RLock()
 """Keeps a fork from coming between a descriptor and the note of it in `held`. Re-entrant, for the sake of signal handlers."""
@@ -35,6 +34,7 @@ _opening = threading.RLock()
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 else:
+    import errno
     import msvcrt
     import time
 
@@ -73,20 +73,14 @@ def open_lock(path: str) -> int:
         except FileNotFoundError:
             # Not at once: in a folder with the sticky bit, O_CREAT refuses the existing file of another user.
             fd = os.open(path, _OPEN | os.O_CREAT, 0o666)
-        held[fd] = path, threading.get_ident()
+        held[fd] = None
     return fd
-
-
-def open_lock_once(path: str) -> int:
-    """As `open_lock`, and raise `OSError` with `EDEADLK` where this thread has it open already: it would wait for itself."""
-    if (path, threading.get_ident()) in held.values():
-        raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock", path)
-    return open_lock(path)
 
 
 def close_lock(fd: int) -> None:
     """Close what `open_lock` opened, unless a fork did it already."""
-    if held.pop(fd, None) is not None:
+    if fd in held:
+        del held[fd]
         os.close(fd)
 
 

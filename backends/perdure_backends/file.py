@@ -226,15 +226,18 @@ class FileBackend(Backend):
             spot = self._spots[key]
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
-            fd = self._own.open_lock(spot.stripe)
+            fd, owner = self._own.open_lock(spot.stripe)
             # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
             # lines, which call straight into C, from releasing the lock.
             try:
+                held[fd] = owner
                 flock(fd, LOCK_EX)
                 if if_match is not None:
                     self._check_condition(spot, key, if_match)
                 return self._replace(spot, data, create=if_match is ABSENT, guard=fd)
             finally:
+                if fd in held:
+                    held[fd] = None
                 flock(fd, LOCK_UN)
                 close_lock(fd)
         except (OSError, PerdureError, TypeError) as error:
@@ -269,7 +272,7 @@ class FileBackend(Backend):
             # A killed writer's. It may be a second name of a live value (see _publish): removed, never written into.
             os.unlink(temporary)
             fd = os.open(temporary, OPEN_NEW, 0o666)
-        held[fd] = temporary
+        held[fd] = None
         try:
             etag = self._layout.write(fd, data)
             if self._durable:
@@ -333,8 +336,9 @@ class FileBackend(Backend):
                     self._sync_absence(spot)
                     return
                 raise PreconditionError("the value is absent", key=key, place=self.place) from None
-            fd = self._own.open_lock(spot.stripe)
+            fd, owner = self._own.open_lock(spot.stripe)
             try:
+                held[fd] = owner
                 flock(fd, LOCK_EX)
                 if if_match is not None:
                     self._check_condition(spot, key, if_match)
@@ -346,6 +350,8 @@ class FileBackend(Backend):
                 if self._durable:
                     self._sync_names(spot)
             finally:
+                if fd in held:
+                    held[fd] = None
                 flock(fd, LOCK_UN)
                 close_lock(fd)
         except (OSError, PerdureError, TypeError) as error:
@@ -402,8 +408,9 @@ class FileBackend(Backend):
         spot = self._spots[key]
         folder = os.path.join(self._own.path, "set-aside")
         try:
-            fd = self._own.open_lock(spot.stripe)
+            fd, owner = self._own.open_lock(spot.stripe)
             try:
+                held[fd] = owner
                 flock(fd, LOCK_EX)
                 self._own.make(folder)
                 number = 0
@@ -415,6 +422,8 @@ class FileBackend(Backend):
                     sync_folder(folder)
                     self._sync_names(spot)
             finally:
+                if fd in held:
+                    held[fd] = None
                 flock(fd, LOCK_UN)
                 close_lock(fd)
         except OSError as error:

@@ -43,6 +43,11 @@ class Correct(MemoryBackend):
             self._check_condition(key, if_match)
             return self.write(key, data)
 
+    def _check_condition(self, key: str, condition: Condition) -> None:
+        blob = self._space.blobs.get(key)
+        if condition is not None and condition != (ABSENT if blob is None else blob.etag):
+            raise PreconditionError("the value is another one", key=key, place=self.place)
+
     def copy(self, data: Buffer) -> bytes:
         return bytes(memoryview(data))
 

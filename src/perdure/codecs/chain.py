@@ -43,7 +43,8 @@ class Chain:
 
     Args:
         codec: A name (see `perdure.codecs`) or a codec object.
-        filters: Names or filter objects, in the order in which they are applied when writing: compress before you encrypt.
+        filters: Names or filter objects, or a single one, in the order in which they are applied when writing: compress before
+            you encrypt.
         trusted: Whoever can write the stored bytes may run code here: lets the codec `json` restore arbitrary objects.
         max_bytes: The most bytes a value may have, as stored and after each decompression. Larger ones are neither written
             nor read.
@@ -61,13 +62,13 @@ class Chain:
     def __init__(
         self,
         codec: str | Codec = "msgpack",
-        filters: Iterable[str | Filter] = (),
+        filters: str | Filter | Iterable[str | Filter] = (),
         *,
         trusted: bool = False,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.codec = codec_by_name(codec, trusted=trusted) if isinstance(codec, str) else codec
-        given = (filters,) if isinstance(filters, str) else tuple(filters)
+        given = tuple(filters) if isinstance(filters, Iterable) and not isinstance(filters, str) else (filters,)
         self.filters: tuple[Filter, ...] = tuple(filter_by_name(f) if isinstance(f, str) else f for f in given)
         self.trusted = trusted
         self.max_bytes = max_bytes

@@ -24,7 +24,7 @@ def open(
     where: str | os.PathLike[str] | Backend,
     *,
     codec: str | Codec | None = None,
-    filters: Iterable[str | Filter] = (),
+    filters: str | Filter | Iterable[str | Filter] = (),
     trusted: bool = False,
     append_only: bool = False,
     base_class_for_values: type[Any] | None = None,
@@ -81,7 +81,7 @@ def open(
 def _settle_codec(
     backend: Backend,
     codec: str | Codec | None,
-    filters: Iterable[str | Filter],
+    filters: str | Filter | Iterable[str | Filter],
     trusted: bool,
     max_bytes: int,
 ) -> Chain:
