@@ -39,9 +39,9 @@ class Names(Protocol):
 
 _PLAIN = re.compile(r"(?!\.)[a-z0-9()_\-~.=]+(?<!\.)\Z").match
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE).match
-_USUAL = b"abcdefghijklmnopqrstuvwxyz0123456789()_-~.=\n"
-_ODD_START = re.compile(r"\n(?:\.|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.)").search  # or nothing before the suffix
-_ODD_ENDS = ("..perdure\n", ".perdure.perdure\n")
+_USUAL = b"abcdefghijklmnopqrstuvwxyz0123456789()_-~.=\0"
+_ODD_START = re.compile(r"\0(?:\.|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.)").search  # or nothing before the suffix
+_ODD_ENDS = ("..perdure\0", ".perdure.perdure\0")
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
@@ -75,10 +75,11 @@ class PortableNames:
 
     def segments(self, names: list[str]) -> Iterable[str]:
         # A whole listing is checked at once: to look at each name would cost more than the listing itself.
-        lines = "\n".join(["", *names, ""])
-        if lines.isascii() and not lines.encode().translate(None, _USUAL) and lines.count("\n") == len(names) + 1:
-            found = lines[1:].split(".perdure\n")  # as many as there are lines: then each of these ends so
-            if len(found) == len(names) + 1 and not (_ODD_START(lines) or any(odd in lines for odd in _ODD_ENDS)):
+        lines = "\0".join(["", *names, ""])  # no name holds this
+        if lines.isascii() and not lines.encode().translate(None, _USUAL):
+            found = lines[1:].split(".perdure\0")  # as many as there are lines: then each of these ends so
+            odd = _ODD_START(lines) or (lines.count(".") > len(names) and any(end in lines for end in _ODD_ENDS))
+            if len(found) == len(names) + 1 and not odd:
                 found.pop()
                 return found
         cut = -len(self.suffix)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NoReturn, Self
 
 from perdure.errors import (
@@ -156,7 +156,7 @@ class FileBackend(Backend):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         folder = self._start(prefix)
-        return self._walk(folder, prefix)
+        return chain.from_iterable(self._walk(folder, prefix))
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         return self._metas(self.keys(prefix))
@@ -166,7 +166,8 @@ class FileBackend(Backend):
         self._check_open()
         return os.path.join(self.path, *map(self._names.folder, prefix.split("/")[:-1]))
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+    def _walk(self, folder: str, prefix: str) -> Iterator[Iterable[str]]:
+        """The keys in each folder."""
         # A link in place of a folder leads out of this one; the root itself is the user's own choice.
         if prefix and any(os.path.islink(step) for step in self._steps(folder)):
             return
@@ -184,7 +185,7 @@ class FileBackend(Backend):
                 self._fail(error, None, "list")
             files = [entry.name for entry in listing if entry.is_file(follow_symlinks=False)]
             rest = len(listing) - len(files)
-            if rest > 1 or (rest and RESERVED_FOLDER not in map(_name, listing)):
+            if rest > 1 or (rest and (folder != self.path or not os.path.isdir(self._own.path))):
                 for entry in listing:
                     if entry.name != RESERVED_FOLDER and entry.is_dir(follow_symlinks=False):
                         segment = names.folder_segment(entry.name)
@@ -192,7 +193,7 @@ class FileBackend(Backend):
                             ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
             del listing
             segments = names.segments(files)
-            yield from [prefix + segment for segment in segments] if prefix else segments
+            yield [prefix + segment for segment in segments] if prefix else segments
 
     def _steps(self, folder: str) -> Iterator[str]:
         while folder != self.path:
@@ -472,9 +473,6 @@ class FileBackend(Backend):
         if explained is error:
             raise explained
         raise explained from error
-
-
-_name = attrgetter("name")
 
 
 def _remove(path: str) -> None:
