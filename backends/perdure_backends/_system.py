@@ -24,6 +24,7 @@ OPEN_NEW = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else None
 _OPEN_FOLDER = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0)
 
 NO_SUCH = (errno.ENOENT, errno.ENOTDIR)
@@ -73,6 +74,20 @@ def read_all(fd: int, size: int, offset: int) -> bytes:
         size -= len(chunk)
         offset += len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def keep_alive(path: str) -> int | None:
+    """A descriptor of the file that a name stands for, if there is one; to be closed when its name is gone and locks are free.
+
+    To remove the last name of a file nobody has open takes ext4 0.2 ms, a third of a durable write. It is the same work when
+    the last descriptor is closed, but nobody has to wait for that.
+    """
+    if _OPEN_PATH is None:
+        return None
+    try:
+        return os.open(path, _OPEN_PATH)
+    except OSError:
+        return None  # mostly absent; and whatever else it is, the removal itself will meet it
 
 
 def swap_names(temporary: str, target: str) -> bool:

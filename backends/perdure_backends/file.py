@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, NoReturn, Self
 
@@ -34,10 +34,11 @@ from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Gua
 from ._file_errors import explain
 from ._file_folder import OwnFolder
 from ._file_layout import Framed, Layout
-from ._file_names import RESERVED_FOLDER, Names, PortableNames
+from ._file_listing import Listing
+from ._file_names import Names, PortableNames
 from ._file_spots import Spot, Spots
 from ._flock import LOCK_EX, LOCK_UN, close_lock, flock, held
-from ._system import NO_LINKS, OPEN_NEW, OPEN_READ, swap_names, sync_folder
+from ._system import NO_LINKS, OPEN_NEW, OPEN_READ, keep_alive, swap_names, sync_folder
 
 _ATTEMPTS = 10  # folders that vanish under a write are made again this often
 
@@ -98,7 +99,7 @@ class FileBackend(Backend):
 
             self._layout = Plain()
             names = DigestNames(marker.settings.get("suffix", ""), int(marker.settings.get("digest_len", "0")))
-        self._names = names
+        self._listing = Listing(self.path, names, self.place)
         self._read = self._layout.read
         self._spots = Spots(self.path, names, self.place, self._check_open)
 
@@ -155,50 +156,12 @@ class FileBackend(Backend):
             self._fail(error, key, "look at")
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        folder = self._start(prefix)
-        return chain.from_iterable(self._walk(folder, prefix))
+        check_prefix(prefix)
+        self._check_open()
+        return chain.from_iterable(self._listing.keys(prefix))
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         return self._metas(self.keys(prefix))
-
-    def _start(self, prefix: str) -> str:
-        check_prefix(prefix)
-        self._check_open()
-        return os.path.join(self.path, *map(self._names.folder, prefix.split("/")[:-1]))
-
-    def _walk(self, folder: str, prefix: str) -> Iterator[Iterable[str]]:
-        """The keys in each folder."""
-        # A link in place of a folder leads out of this one; the root itself is the user's own choice.
-        if prefix and any(os.path.islink(step) for step in self._steps(folder)):
-            return
-        names = self._names
-        ahead = [(folder, prefix)]
-        while ahead:
-            folder, prefix = ahead.pop()
-            try:
-                # A whole folder at once: what happens to it between two of our yields cannot repeat or hide a name.
-                with os.scandir(folder) as entries:
-                    listing = list(entries)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                self._fail(error, None, "list")
-            files = [entry.name for entry in listing if entry.is_file(follow_symlinks=False)]
-            rest = len(listing) - len(files)
-            if rest > 1 or (rest and (folder != self.path or not os.path.isdir(self._own.path))):
-                for entry in listing:
-                    if entry.name != RESERVED_FOLDER and entry.is_dir(follow_symlinks=False):
-                        segment = names.folder_segment(entry.name)
-                        if segment is not None:
-                            ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
-            del listing
-            segments = names.segments(files)
-            yield [prefix + segment for segment in segments] if prefix else segments
-
-    def _steps(self, folder: str) -> Iterator[str]:
-        while folder != self.path:
-            yield folder
-            folder = os.path.dirname(folder)
 
     def _metas(self, keys: Iterator[str]) -> Iterator[Meta]:
         for key in keys:
@@ -231,6 +194,7 @@ class FileBackend(Backend):
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
             fd, owner = self._own.open_lock(spot.stripe)
+            old = None
             # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
             # lines, which call straight into C, from releasing the lock.
             try:
@@ -238,12 +202,16 @@ class FileBackend(Backend):
                 flock(fd, LOCK_EX)
                 if if_match is not None:
                     self._check_condition(spot, key, if_match)
+                if self._durable and if_match is not ABSENT:
+                    old = keep_alive(spot.path)
                 return self._replace(spot, data, create=if_match is ABSENT, guard=fd)
             finally:
                 if fd in held:
                     held[fd] = None
                 flock(fd, LOCK_UN)
                 close_lock(fd)
+                if old is not None:
+                    os.close(old)
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "write")
 
@@ -341,11 +309,13 @@ class FileBackend(Backend):
                     return
                 raise PreconditionError("the value is absent", key=key, place=self.place) from None
             fd, owner = self._own.open_lock(spot.stripe)
+            old = None
             try:
                 held[fd] = owner
                 flock(fd, LOCK_EX)
                 if if_match is not None:
                     self._check_condition(spot, key, if_match)
+                old = keep_alive(spot.path)
                 try:
                     os.unlink(spot.path)
                 except (FileNotFoundError, NotADirectoryError):
@@ -358,6 +328,8 @@ class FileBackend(Backend):
                     held[fd] = None
                 flock(fd, LOCK_UN)
                 close_lock(fd)
+                if old is not None:
+                    os.close(old)
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "delete")
 
