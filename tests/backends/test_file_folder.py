@@ -89,6 +89,26 @@ def test_files_of_others_are_neither_listed_nor_touched(folder: Path, backend: F
     assert all((folder / name).read_bytes() == b"mine" for name in [*strangers, "Sub/x.perdure"])
 
 
+_ODD = ["con", "CON", "lpt1", ".x", "x.", "x.perdure", "A", "a b", "\u00e9", "a\nb", "item (1)", "a+", "+a", "a+1"]
+
+
+@pytest.mark.parametrize("odd", _ODD, ids=ascii)
+def test_a_file_that_no_key_is_spelled_as_is_not_listed(folder: Path, backend: FileBackend, odd: str) -> None:
+    """One such name among many of ours must not slip through where whole listings are checked at once."""
+    ours = [f"key{number}" for number in range(5)] + ["a.b", "x.perdur", "conx", "zcon.x"]
+    backend.put_many(dict.fromkeys(ours, b""))
+    (folder / f"{odd}.perdure").write_bytes(b"foreign")
+    assert sorted(backend.keys()) == sorted(ours)
+    assert sorted(meta.key for meta in backend.scan()) == sorted(ours)
+
+
+@pytest.mark.parametrize("key", ["con", "CON.x", "lpt1.a", ".x", "x.", "x.perdure", ".perdure", "A", "..a"], ids=ascii)
+def test_odd_keys_are_listed_as_they_are(backend: FileBackend, key: str) -> None:
+    backend.put_many(dict.fromkeys([key, "plain", f"level/{key}", f"{key}/level"], b""))
+    assert sorted(backend.keys()) == sorted([key, "plain", f"level/{key}", f"{key}/level"])
+    assert sorted(backend.keys(f"{key}/")) == [f"{key}/level"]
+
+
 def test_planted_links_lead_nowhere(tmp_path: Path, folder: Path, backend: FileBackend) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
