@@ -44,6 +44,11 @@ class Files:
         os.close(fd)
         return pickle.loads(data)
 
+    def get_by_open(self, key: str) -> Any:
+        """No floor, but what most would write."""
+        with open(f"{self.root}/{key}", "rb") as file:
+            return pickle.load(file)
+
     def put_full(self, key: str, data: bytes) -> None:
         path = f"{self.root}/{key}"
         temporary = f"{self.root}/temporary"

@@ -16,9 +16,15 @@ Written by `python -m benchmarks --write-docs`; measure your own machine with `n
 
 How it is measured: all contestants run in one process and take turns, a short batch each, in an order that rotates. A line
 shows the median over these rounds, the quartiles, and the ratio to the first line of its table: the median of the ratios
-within each round, which noise from outside hardly touches. The machine below was **not quiet** (two cores, other programs
-at work), so trust ratios rather than times. The floor checks nothing, locks nothing and notices no damage; the goals say how
-much all that may cost. A goal that was not reached says so.
+within each round. The machine below is a virtual one with two cores, whose speed changes by half from one minute to the next;
+that is why times of different tables cannot be compared, while a ratio comes from moments next to each other and varies by a
+tenth. The floor checks nothing, locks nothing and notices no damage; the goals say how much all that may cost. A goal that was
+not reached says so.
+
+What is behind those that were not: a folder asks once more for each level of a key, so that a planted link is not followed;
+a miss is confirmed by the one call that tells "not there" from "cannot be read"; a value that has not changed is read and
+decoded again, since nothing but its bytes proves that; half of what a new process takes over `python -c pass` goes into the
+standard library's `typing` and `re`.
 """
 
 
