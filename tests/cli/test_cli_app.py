@@ -81,6 +81,43 @@ def test_a_closed_pipe_is_silent(tmp_path):
     lister.stderr.close()
 
 
+@pytest.mark.parametrize("words", [["info", "d"], ["doctor", "d"]])
+def test_a_closed_pipe_is_silent_where_lines_are_styled(tmp_path, words):
+    with perdure.open(tmp_path / "d", sync="normal") as d:
+        d["a"] = 1
+    reader, writer = os.pipe()
+    os.close(reader)  # before the first line, so that it is no race
+    done = subprocess.run([*PERDURE, *words], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", [["ls", "d"], ["get", "d", "a"], ["info", "d"], ["--help"]])
+def test_output_to_a_full_disk_is_one_line_and_3(tmp_path, words):
+    with perdure.open(tmp_path / "d", sync="normal") as d:
+        d["a"] = 1
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*PERDURE, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "output" in done.stderr
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the syntax of a POSIX shell")
+@pytest.mark.parametrize(
+    ("command", "code"), [("ls d >&-", 0), ("info d >&-", 0), ("ls no >&- 2>&-", 3), ("set d b - <&-", 0), ("get d a 2>&-", 0)]
+)
+def test_closed_streams_do_no_harm(tmp_path, command, code):
+    with perdure.open(tmp_path / "d", sync="normal") as d:
+        d["a"] = 1
+    line = f"exec '{sys.executable}' -m perdure {command}"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout == ("1\n" if command.startswith("get") else "")
+
+
 def test_ctrl_c_is_130(tmp_path):
     writer = subprocess.Popen(
         [*PERDURE, "--debug", "set", "d", "k", "-"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE

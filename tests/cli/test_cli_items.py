@@ -160,6 +160,14 @@ def test_rm_wants_keys_or_a_prefix(run, url):
     assert run("ls", url, "--json").json == ["k"]
 
 
+@pytest.mark.parametrize("prefix", ["a b", "../a", "a//b", "/a"])
+def test_an_illegal_prefix_says_what_is_wrong_with_it(run, url, prefix):
+    run("set", url, "a", "1")
+    expected = run("get", url, prefix, code=2).err
+    assert run("ls", url, "--prefix", prefix, code=2).err == expected
+    assert "followed by" not in expected
+
+
 def test_absent_and_illegal_keys(run, url):
     run("set", url, "k", "1")
     assert "not found" in run("get", url, "zz", code=1).err

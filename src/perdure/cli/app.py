@@ -74,6 +74,7 @@ class _Group(click.Group):
             return INTERRUPTED
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        _replace_closed_streams()
         # In a locale without unicode a strange character must not end the listing it stands in.
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -87,6 +88,10 @@ class _Group(click.Group):
             sys.stdout.flush()
         except BrokenPipeError:
             _drop_output()
+        except OSError as error:
+            _say(_spell(error))
+            _drop_output()
+            code = FAILED
         sys.exit(code)
 
     def _run(self, words: list[str], name: str, debug: bool, extra: dict[str, Any]) -> int:
@@ -102,8 +107,11 @@ class _Group(click.Group):
         except (PerdureError, OSError) as error:
             if debug:
                 traceback.print_exception(error)
-            else:
+            elif isinstance(error, PerdureError):
                 _say(str(error))
+            else:
+                _say(_spell(error))
+                _drop_output()
             return code_of(error)
         except click.ClickException as error:
             _say(error.format_message())
@@ -123,6 +131,19 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 def _say(text: str) -> None:
     click.echo(f"perdure: {one_line(text)}", err=True)
+
+
+def _spell(error: OSError) -> str:
+    # What goes wrong in a place is a PerdureError by now. What remains is what the shell connected us to.
+    what = error.filename or "the input cannot be read, or the output not written"
+    return f"{what}: {error.strerror or error}"
+
+
+def _replace_closed_streams() -> None:
+    # Started with `>&-`: Python has None there. In this order each takes its own number, which no file of a place may get.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open as long as the process is
 
 
 def _drop_output() -> None:

@@ -108,7 +108,11 @@ def plural(n: int, word: str) -> str:
 
 def console(*, stderr: bool = False) -> Console:
     """Where people read: colours only on a terminal and without NO_COLOR, and no line is cut or wrapped by us."""
-    from rich.console import Console
+    from rich.console import Console as RichConsole
+
+    class Console(RichConsole):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that rich would turn into exit code 1
 
     return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
 

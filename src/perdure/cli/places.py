@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import BackendError, IntegrityError, NotFoundError, PerdureError
-from ..protocol import Backend, Blob, Meta, check_key, check_prefix
+from ..protocol import Backend, Blob, Meta, check_key
 from ..registry import open_backend
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,7 +42,10 @@ def open_place(url: str, *, must_exist: bool = True) -> Backend:
 
 def as_prefix(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The prefix that `a/b` or `a/b/` means."""
-    return value if value is None else check_prefix(f"{value.rstrip('/')}/" if value.rstrip("/") else "")
+    if value is None:
+        return None
+    bare = value.rstrip("/")
+    return f"{check_key(bare)}/" if bare else ""
 
 
 def as_key(value: str) -> tuple[str, ...]:
