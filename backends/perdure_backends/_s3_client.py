@@ -7,12 +7,12 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import unescape
 from typing import Literal, NamedTuple, NoReturn
 from urllib.parse import quote
 
-from perdure.errors import BackendError, UnavailableError, UnknownOutcomeError
+from perdure.errors import BackendError, PerdureError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import Buffer
 
 from ._s3_account import Account, Settings, find_account, forget_sessions
@@ -27,7 +27,7 @@ _find_code = re.compile(r"<Code>([^<]*)</Code>").search
 _find_message = re.compile(r"<Message>([^<]*)</Message>").search
 _find_region = re.compile(r"<Region>([a-z0-9-]+)</Region>").search
 
-_ANSWERS = frozenset((200, 204, 304, 404, 412))
+_ANSWERS = {"GET": (200, 304, 404), "HEAD": (200, 404), "PUT": (200, 404, 412), "DELETE": (200, 204, 404, 412)}
 # Not carried out, and worth another try. (Of 5xx nobody knows whether it was: a middle box may say so after forwarding.)
 _AGAIN = frozenset(
     (
@@ -130,6 +130,9 @@ class Client:
         body: bytes | memoryview = b"",
         key: str | None = None,
         token: str | None = None,
+        arrived: Callable[[float], bool] | None = None,
+        attempts: int | None = None,
+        give_up: float | None = None,
     ) -> Answer:
         """Send a request until it is answered.
 
@@ -141,6 +144,10 @@ class Client:
             body: What to store.
             key: For messages.
             token: For an `UnknownOutcomeError`.
+            arrived: Asked, with the moment to give up, before a write that may have been carried out is sent again; `True`
+                ends it as one of unknown outcome.
+            attempts: How often to send it at most, in place of the usual.
+            give_up: The moment by `time.monotonic()` to give up, in place of the usual.
 
         Raises:
             UnavailableError: It was not carried out: no connection, or, for reads, no whole answer.
@@ -151,54 +158,64 @@ class Client:
         if writes and name and not self._bucket_is_there and not self.account.is_aws:
             # Some servers create a missing bucket at the first write, and delete from one without a word.
             self.require_bucket(key)
-        give_up = time.monotonic() + self._deadline
+        give_up = give_up or time.monotonic() + self._deadline
+        attempts = attempts or self._attempts
         doubt, fresh = False, False
         attempt = 0
-        while True:
-            attempt += 1
-            pause = random.uniform(0.5, 1.0) * min(2.0, 0.02 * 3 ** (attempt - 1))
-            cause: Exception | None = None
-            account, pool = self._open_door()
-            try:
-                reply = self._attempt(account, pool, method, name, query, headers or {}, body, give_up)
-            except NotSentError as error:
-                problem, cause = f"there is no connection to {account.host}: {error}", error
-                if isinstance(error.__cause__, socket.gaierror):
-                    attempt = max(attempt, self._attempts - 2)  # a wrong name stays wrong
-                if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                    hint = "Name the right authority with ca_bundle= or AWS_CA_BUNDLE."
-                    raise BackendError(problem, key=key, place=self.place, hint=hint) from error
-            except LostAnswerError as error:
-                problem, cause, doubt = f"the answer of {account.host} did not arrive: {error}", error, True
-            else:
-                status = reply.status
-                code = _code(reply) if status >= 300 else ""
-                if status == 404 and not self._is_only_the_object(reply, code, name, key):
-                    code = "OperationAborted"  # the bucket has just been created: again
-                elif status in _ANSWERS or (status == 403 and method == "HEAD" and not name):
-                    self._bucket_is_there = self._bucket_is_there or status != 404
-                    return Answer(status, reply.headers, reply.body, doubt)
-                if not fresh and self._is_elsewhere(reply, account, code):
-                    fresh = True
-                    continue
-                if not fresh and (code in _STALE or (status == 400 and method == "HEAD")):  # HEAD cannot say why
-                    fresh = True
-                    forget_sessions()
-                    self._forget_door(account)
-                    continue
-                unsure = status >= 500 and status != 501
-                if not (unsure or status in (408, 429) or (status == 409 and name) or code in _AGAIN):
-                    self._refused(reply, code, account, key, token if doubt else None)
-                problem = f"{account.host} answered {status} {code}".rstrip()
-                doubt = doubt or unsure
-                if reply.headers.get("retry-after", "").isdigit():
-                    pause = max(pause, min(5.0, float(reply.headers["retry-after"])))
-            if attempt >= self._attempts or time.monotonic() + pause >= give_up:
-                times = f" ({attempt} attempts)" if attempt > 1 else ""
-                if writes and doubt:
-                    raise unknown_outcome(problem + times, key, self.place, token) from cause
-                raise UnavailableError(problem + times, key=key, place=self.place, hint="Try again later.") from cause
-            _pause(pause)
+        try:
+            while True:
+                attempt += 1
+                pause = random.uniform(0.5, 1.0) * min(2.0, 0.02 * 3 ** (attempt - 1))
+                cause: Exception | None = None
+                account, pool = self._open_door()
+                try:
+                    reply = self._attempt(account, pool, method, name, query, headers or {}, body, give_up)
+                except NotSentError as error:
+                    problem, cause = f"there is no connection to {account.host}: {error}", error
+                    if isinstance(error.__cause__, socket.gaierror):
+                        attempt = max(attempt, attempts - 2)  # a wrong name stays wrong
+                    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                        hint = "Name the right authority with ca_bundle= or AWS_CA_BUNDLE."
+                        raise BackendError(problem, key=key, place=self.place, hint=hint) from error
+                except LostAnswerError as error:
+                    problem, cause, doubt = f"the answer of {account.host} did not arrive: {error}", error, True
+                else:
+                    status = reply.status
+                    code = _code(reply) if status >= 300 else ""
+                    strange = _is_strange(method, reply, code)
+                    if status == 404 and not self._is_only_the_object(reply, code, name, key):
+                        code = "OperationAborted"  # the bucket has just been created: again
+                    elif not strange and _is_answer(method, status, name, headers):
+                        self._bucket_is_there = self._bucket_is_there or status != 404
+                        return Answer(status, reply.headers, reply.body, doubt)
+                    if not fresh and self._is_elsewhere(reply, account, code):
+                        fresh = True
+                        continue
+                    if not fresh and (code in _STALE or (status == 400 and method == "HEAD")):  # HEAD cannot say why
+                        fresh = True
+                        forget_sessions()
+                        self._forget_door(account)
+                        continue
+                    unsure = strange or (status >= 500 and status != 501)
+                    if not (unsure or status in (408, 429) or (status == 409 and name) or code in _AGAIN):
+                        self._refused(reply, code, account, key)
+                    problem = f"{account.host} answered {status} {code}".rstrip() + (", but not as S3 does" if strange else "")
+                    doubt = doubt or unsure
+                    if reply.headers.get("retry-after", "").isdecimal():
+                        pause = max(pause, min(5.0, float(reply.headers["retry-after"])))
+                if attempt >= attempts or time.monotonic() + pause >= give_up:
+                    problem += f" ({attempt} attempts)" if attempt > 1 else ""
+                    if writes and doubt:
+                        raise unknown_outcome(problem, key, self.place, token) from cause
+                    raise UnavailableError(problem, key=key, place=self.place, hint="Try again later.") from cause
+                _pause(pause)
+                if doubt and arrived is not None and arrived(give_up):
+                    raise unknown_outcome(problem, key, self.place, token) from cause
+        except PerdureError as error:
+            if writes and doubt and not isinstance(error, UnknownOutcomeError):
+                # Whatever stopped us, an earlier attempt may have been carried out.
+                raise unknown_outcome(error.problem, key, self.place, token) from error
+            raise
 
     def require_bucket(self, key: str | None = None) -> None:
         """Make sure the bucket is there; create it when that was asked for. One request, once.
@@ -299,12 +316,10 @@ class Client:
                 raise
         self._bucket_is_there = True
 
-    def _refused(self, reply: Reply, code: str, account: Account, key: str | None, token: str | None) -> NoReturn:
+    def _refused(self, reply: Reply, code: str, account: Account, key: str | None) -> NoReturn:
         said = _find_message(reply.body.decode("utf-8", "replace"))
         message = f": {unescape(said[1])[:300]}" if said else ""
         problem = f"{account.host} refuses: {reply.status} {code}".rstrip() + message
-        if token is not None:
-            raise unknown_outcome(problem, key, self.place, token)
         hint = _HINTS.get(code)
         if hint is None and reply.status in (401, 403):
             hint = _FORBIDDEN
@@ -335,3 +350,16 @@ def flat(data: Buffer) -> bytes | memoryview:
 def _code(reply: Reply) -> str:
     found = _find_code(reply.body.decode("utf-8", "replace")) if reply.body else None
     return found[1] if found else ""
+
+
+def _is_answer(method: Method, status: int, name: str, headers: Mapping[str, str] | None) -> bool:
+    if status in (304, 412) and not headers:
+        return False  # nobody set a condition
+    return status in _ANSWERS[method] or (status == 403 and method == "HEAD" and not name)
+
+
+def _is_strange(method: Method, reply: Reply, code: str) -> bool:
+    """Tell whether a box on the way made this answer up: S3 never says so much, nor "not found" without an error code."""
+    return bool(reply.body.strip()) and (
+        (reply.status == 404 and not code) or (method == "DELETE" and reply.status in (200, 204))
+    )

@@ -94,30 +94,47 @@ class Swapper:
                 del self._known[next(iter(self._known))]
             self._known[name, etag] = writers
 
-    def look(self, name: str, key: str) -> Sight | None:
+    def look(self, name: str, key: str, attempts: int | None = None, give_up: float | None = None) -> Sight | None:
         """HEAD: what is there now, tombstones included."""
-        answer = self._client.send("HEAD", name, key=key)
-        return (
-            None
-            if answer.status == 404
-            else sight(answer.headers, int(answer.headers.get("content-length", 0)), key, self._client.place)
-        )
+        answer = self._client.send("HEAD", name, key=key, attempts=attempts, give_up=give_up)
+        if answer.status == 404:
+            return None
+        return sight(answer.headers, answer.headers.get("content-length", "0"), key, self._client.place)
 
     def overwrite(self, name: str, key: str, body: bytes | memoryview) -> ETag:
-        """Put without a condition. Sent again when the answer is lost, as nothing worse than the same write can come of it."""
+        """Put without a condition. Sent again when the answer is lost, but not if a look shows that it was carried out:
+        others may have swapped from our version by then, and to send it again would undo what they did.
+        """
         token = os.urandom(8).hex()
         # No list is taken over: nobody can say what this write comes after.
         writers = f"{token}-{_OVERWRITTEN}"
+        found: Sight | None = None
+
+        def arrived(give_up: float) -> bool:
+            nonlocal found
+            try:
+                seen = self.look(name, key, 1, give_up)
+            except BackendError:
+                return False  # the server has bad minutes: go on as if we had not looked
+            found = seen if seen and _has(seen.writers, token) else None
+            return found is not None
+
         try:
-            answer = self._client.send("PUT", name, headers={WRITERS: writers}, body=body, key=key, token=token)
+            answer = self._client.send(
+                "PUT", name, headers={WRITERS: writers}, body=body, key=key, token=token, arrived=arrived
+            )
+            etag = etag_of(answer.headers)
+            if answer.status != 200:
+                raise BackendError(f"a plain PUT was answered {answer.status}", key=key, place=self._client.place)
+            if etag is None:
+                raise unknown_outcome("the answer has no ETag", key, self._client.place, token)
         except UnknownOutcomeError as error:
-            seen = self._look_again(name, key, error)
-            if seen and _has(seen.writers, token):
-                return self._found(name, seen, token, body)
+            found = found or self._look_again(name, key, error)
+            if found and _has(found.writers, token):
+                return self._found(name, found, token, body)
             raise
-        if answer.status != 200:
-            raise BackendError(f"a plain PUT was answered {answer.status}", key=key, place=self._client.place)
-        return self._written(name, answer.headers, writers, body)
+        self.remember(name, etag, writers)
+        return etag
 
     def swap(self, name: str, key: str, body: bytes | memoryview, expected: Condition, *, delete: bool = False) -> ETag:
         """Put if the object is what `expected` says: an ETag, or `ABSENT`. With `delete`, put a tombstone.
@@ -147,11 +164,18 @@ class Swapper:
                 answer = self._client.send("PUT", name, headers=headers, body=body, key=key, token=token)
             except UnknownOutcomeError as error:
                 gave_up, doubt = error, True
+            except BackendError as error:
+                if doubt:  # from an earlier turn
+                    raise unknown_outcome(error.problem, key, self._client.place, token) from error
+                raise
             else:
-                if answer.status == 200:
-                    return self._written(name, answer.headers, writers, body)
-                doubt = doubt or answer.doubt
-            seen = self._look_again(name, key, gave_up)
+                etag = etag_of(answer.headers)
+                if answer.status == 200 and etag is not None:
+                    self.remember(name, etag, writers)
+                    return etag
+                doubt = doubt or answer.doubt or answer.status == 200
+            unseen = "it was refused, perhaps because it had been carried out before, and a look at it failed"
+            seen = self._look_again(name, key, gave_up or unknown_outcome(unseen, key, self._client.place, token))
             if seen and _has(seen.writers, token):
                 return self._found(name, seen, token, body)
             if expected is ABSENT and (seen is None or seen.is_tombstone) and not (gave_up or (doubt and seen is None)):
@@ -181,13 +205,11 @@ class Swapper:
         """An ETag as this server wants it in a condition."""
         return str(etag).strip('"') if self.unquoted else str(etag)
 
-    def _look_again(self, name: str, key: str, gave_up: UnknownOutcomeError | None) -> Sight | None:
+    def _look_again(self, name: str, key: str, unknown: UnknownOutcomeError) -> Sight | None:
         try:
             return self.look(name, key)
-        except BackendError:
-            if gave_up is not None:
-                raise gave_up from gave_up.__cause__
-            raise
+        except BackendError as error:
+            raise unknown from unknown.__cause__ or error
 
     def _found(self, name: str, seen: Sight, token: str, body: bytes | memoryview) -> ETag:
         if seen.writers.startswith(token):
@@ -196,15 +218,14 @@ class Swapper:
         # Others have swapped since, so our ETag is history. Say what it was, or at least something that nothing else has.
         return ETag(f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
 
-    def _written(self, name: str, headers: Mapping[str, str], writers: str, body: bytes | memoryview) -> ETag:
-        etag = etag_of(headers) or ETag(f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
-        self.remember(name, etag, writers)
-        return etag
 
-
-def sight(headers: Mapping[str, str], size: int, key: str, place: str) -> Sight:
+def sight(headers: Mapping[str, str], size: int | str, key: str, place: str) -> Sight:
     """Read the headers of an answer to GET or HEAD."""
     etag = etag_of(headers)
+    if isinstance(size, str):
+        if not (size.isdecimal() and len(size) < 20):
+            raise BackendError(f"the server gives the size as {size!r:.40}", key=key, place=place, hint="Check endpoint_url.")
+        size = int(size)
     if etag is None:
         hint = "This does not seem to be S3: check endpoint_url."
         raise BackendError("the server gives no ETag", key=key, place=place, hint=hint)
@@ -258,5 +279,5 @@ def _fingerprint(etag: object) -> str:
 def _moment(text: str) -> float:
     try:
         return parsedate_to_datetime(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -337,6 +337,78 @@ def test_a_lost_answer_followed_by_a_refusal_is_unknown(backend: S3Backend, prox
             backend.put(f"b{condition}", b"1", if_match=condition)
 
 
+@pytest.mark.parametrize("fault", [LOST, BUSY_AFTER])
+def test_an_overwrite_with_a_lost_answer_does_not_undo_what_others_made_of_it(
+    backend: S3Backend, other: S3Backend, proxy: FaultProxy, fault: Fault
+) -> None:
+    def plan(request: Request) -> Fault | None:
+        if request.number == 1:
+            return fault
+        if request.number == 2:  # whatever comes next, they were quicker
+            blob = other.get("n")
+            other.put("n", blob.data + b"+1", if_match=blob.etag)
+        return None
+
+    proxy.plan = plan
+    etag = backend.put("n", b"0")
+    assert other.get("n").data == b"0+1"  # and not 0, with an update that was acknowledged gone
+    with pytest.raises(PreconditionError):
+        backend.put("n", b"2", if_match=etag)
+    assert proxy.counts["PUT"] == 2
+
+
+def test_an_overwrite_that_did_not_arrive_is_sent_again_even_when_looking_fails(backend: S3Backend, proxy: FaultProxy) -> None:
+    puts = then("PUT", NOT_SENT, NOT_SENT)
+    proxy.plan = lambda request: BUSY_BEFORE if request.method == "HEAD" else puts(request)
+    backend.put("n", b"0")
+    assert proxy.counts == {"PUT": 3, "HEAD": 2}
+
+
+DENIED = Fault(answer_before=403, code="AccessDenied")
+DELETED_BUCKET = Fault(answer_before=404, code="NoSuchBucket")
+
+
+@pytest.mark.parametrize("refusal", [DENIED, DELETED_BUCKET])
+def test_whatever_stops_a_write_after_a_lost_answer_its_outcome_is_unknown(
+    proxy: FaultProxy, stub: S3Server, prefix: str, refusal: Fault
+) -> None:
+    opened(stub.endpoint_url, prefix).put("a", b"1")
+    backend = S3Backend("bucket", prefix, endpoint_url=proxy.endpoint_url)
+    backend.contains("a")
+    proxy.plan = then("DELETE", LOST, *[refusal] * 8)
+    with pytest.raises(UnknownOutcomeError) as caught:
+        backend.delete("a")
+    assert caught.value.key == "a"
+    assert not backend.contains("a")  # it was deleted, in fact
+
+
+def test_closing_in_the_middle_of_a_write_leaves_its_outcome_unknown(backend: S3Backend, proxy: FaultProxy) -> None:
+    def close_and_lose(request: Request) -> Fault:
+        backend.close()
+        return LOST
+
+    proxy.plan = close_and_lose
+    with pytest.raises(UnknownOutcomeError):
+        backend.put("a", b"1")
+
+
+@pytest.mark.parametrize("first", [LOST, TWICE])
+@pytest.mark.parametrize("refusal", [BUSY_BEFORE, DENIED])
+def test_a_refusal_that_cannot_be_looked_into_is_unknown(
+    backend: S3Backend, other: S3Backend, proxy: FaultProxy, first: Fault, refusal: Fault
+) -> None:
+    etag = backend.put("a", b"0")
+    for call in (
+        lambda: backend.put("a", b"1", if_match=etag),
+        lambda: backend.put("b", b"1", if_match=ABSENT),
+        lambda: backend.delete("a", if_match=other.get("a").etag),
+    ):
+        puts = then("PUT", first)
+        proxy.plan = lambda request, puts=puts: refusal if request.method == "HEAD" else puts(request)
+        with pytest.raises(UnknownOutcomeError):  # the first one was carried out, so "nothing was changed" would be a lie
+            call()
+
+
 def test_the_list_of_writers_is_bounded(backend: S3Backend, proxy: FaultProxy) -> None:
     etag = backend.put("a", b"0")
     for number in range(40):

@@ -481,6 +481,58 @@ def test_refusals(scripted: Any, answer: bytes, kind: type[Exception], says: str
     assert "some/key" in str(caught.value)
 
 
+HTML = b"Content-Type: text/html\r\nContent-Length: 19\r\n\r\n<html>Hello!</html>"
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found", b"502 Bad Gateway", b"403 Forbidden", b"302 Found"])
+def test_pages_for_people_are_no_answers(scripted: Any, no_pauses: None, status: bytes) -> None:
+    page = b"HTTP/1.1 " + status + b"\r\n" + HTML
+    known = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"  # the bucket is there, until a box on the way breaks
+    for call in (
+        lambda backend: backend.get("a"),
+        lambda backend: backend.put("a", b"1"),
+        lambda backend: backend.delete("a"),
+        lambda backend: list(backend.keys()),
+    ):
+        backend = S3Backend("bucket", endpoint_url=scripted(known, *[page] * 20).url)
+        backend._client.require_bucket()
+        with pytest.raises(BackendError):  # neither done nor absent
+            call(backend)
+
+
+def test_a_page_of_a_box_that_just_restarts_is_waited_out(scripted: Any, no_pauses: None) -> None:
+    page = b"HTTP/1.1 404 Not Found\r\n" + HTML
+    server = scripted(GOOD, page, page, GOOD)
+    backend = S3Backend("bucket", endpoint_url=server.url)
+    backend.get("a")
+    assert backend.get("a").data == b"hello"
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"412 Precondition Failed"])
+def test_an_answer_to_another_question_is_refused(scripted: Any, status: bytes) -> None:
+    answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
+    with pytest.raises(BackendError, match="refuses"):
+        S3Backend("bucket", endpoint_url=scripted(answer).url).get("a")
+    if not status.startswith(b"204"):
+        known = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        with pytest.raises(BackendError, match="refuses"):
+            S3Backend("bucket", endpoint_url=scripted(known, answer).url).delete("a")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Content-Length: five", b"Content-Length: " + b"9" * 5000, b"Last-Modified: Sun, 06 Nov %s 08:49:37 GMT" % (b"9" * 30)],
+)
+def test_nonsense_in_headers_does_not_cross_the_seam(scripted: Any, header: bytes) -> None:
+    answer = b'HTTP/1.1 200 OK\r\nETag: "e"\r\n' + header + b"\r\n\r\n"
+    backend = S3Backend("bucket", endpoint_url=scripted(answer).url, attempts=1)
+    if header.startswith(b"Last"):
+        assert backend.head("a").modified == 0.0
+    else:
+        with pytest.raises(BackendError, match="size"):
+            backend.head("a")
+
+
 def test_the_clock_is_wrong(scripted: Any) -> None:
     said = b"<Error><Code>RequestTimeTooSkewed</Code><Message>a &lt;b&gt;</Message></Error>"
     server = scripted(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
