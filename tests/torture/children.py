@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 from ledger import opened, seen, value
@@ -19,6 +20,9 @@ from perdure.errors import BackendError, NotFoundError, PerdureError, Preconditi
 from perdure.protocol import ABSENT, Backend, ETag
 from perdure_backends import _file_folder, _sqlite_file, file
 from perdure_backends.sqlite import SQLiteBackend
+
+# To fork while threads run is what is tried here; from Python 3.12 on that is warned of.
+warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
 
 SIZES = [10, 10, 100, 100, 1000, 4000, 4052, 20_000, 65_000, 65_492, 200_000, 1_000_000]
 
