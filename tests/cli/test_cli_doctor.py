@@ -200,6 +200,14 @@ def test_leftovers(run):
     assert os.listdir("place/.perdure/tmp") == []
 
 
+@pytest.mark.parametrize("query", ["", "?layout=plain&suffix=.msgpack"])
+def test_a_folder_is_left_as_it_was(run, query):
+    fill(f"file:place{query}")
+    before = sorted(str(path) for path in Path("place").rglob("*") if ".perdure" not in path.parts)
+    run("doctor", f"file:place{query}")
+    assert sorted(str(path) for path in Path("place").rglob("*") if ".perdure" not in path.parts) == before
+
+
 def test_what_a_killed_doctor_left_behind(run, monkeypatch):
     fill("memory:doctored")
     with open_backend("memory:doctored") as backend:

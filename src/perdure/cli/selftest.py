@@ -59,6 +59,19 @@ def self_test(backend: Backend) -> Generator[Check, None, None]:
     finally:
         for key in list(backend.keys(scratch)):
             backend.delete(key)
+        _remove_empty_folders(backend, scratch.rstrip("/"))
+
+
+def _remove_empty_folders(backend: Backend, name: str) -> None:
+    """A folder keeps the folders of its keys. Nobody else writes below a random name, so here they may go."""
+    root = getattr(backend, "path", None)
+    if not isinstance(root, str):
+        return
+    for folder, _, _ in os.walk(os.path.join(root, name), topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return  # something is in it, or it is not ours to remove; empty folders do no harm
 
 
 def _try(name: str, attempt: Callable[[Backend, str], None], backend: Backend, scratch: str) -> Check:
