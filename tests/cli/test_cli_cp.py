@@ -93,11 +93,15 @@ def test_conflicts_are_refused_before_anything_is_copied(run, other):
     assert contents("file:two") == {"a": b"01234567890", "b": b"2", "own": b"4", "same": b"3"}
 
 
-def test_other_settings_are_refused(run):
+@pytest.mark.parametrize("prefix", ["nothing", ""])
+def test_other_settings_are_refused(run, prefix):
     fill("file:one", codec="json")
-    stored = fill("file:two", 1)
-    answer = run("cp", "file:one", "file:two", "--prefix", "nothing", code=2)
+    with perdure.open("file:two") as d:
+        d["own"] = 1
+    stored = contents("file:two")
+    answer = run("cp", "file:one", "file:two", "--prefix", prefix, code=2)
     assert "json" in answer.err
+    assert "goes on from there" not in answer.err  # it would be refused again
     assert contents("file:two") == stored
 
 

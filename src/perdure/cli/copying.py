@@ -23,7 +23,8 @@ def cp_command(source: str, target: str, prefix: str | None, overwrite: bool, as
 
     The bytes are copied as they are, together with the recorded codec, then read back and compared. Values that are in
     DST already and equal are skipped, so an interrupted copy is resumed by the same command. If DST holds other
-    values under some of the keys, these are listed and nothing is copied, unless --overwrite is given.
+    values under some of the keys, these are listed and nothing is copied, unless --overwrite is given. A value that is
+    damaged already arrives with its damage where it can be read at all; `perdure doctor` finds those.
 
     Nobody should write to DST meanwhile.
     """
@@ -38,9 +39,10 @@ def cp_command(source: str, target: str, prefix: str | None, overwrite: bool, as
             try:
                 with progress("copying", sum(meta.size for meta in todo), in_bytes=True, quiet=as_json) as advance:
                     transfer.copy(todo, advance)
-            except BaseException:
-                done = f"{transfer.outcome.copied:,} of {plural(len(todo), 'value')} copied"
-                click.echo(f"{done}; the same command goes on from there", err=True)
+            except BaseException as error:
+                if transfer.outcome.copied or isinstance(error, KeyboardInterrupt):
+                    done = f"{transfer.outcome.copied:,} of {plural(len(todo), 'value')} copied"
+                    click.echo(f"{done}; the same command goes on from there", err=True)
                 raise
         outcome, seconds = transfer.outcome, clock.seconds
     if as_json:
@@ -68,7 +70,7 @@ def _tell(outcome: Outcome, refused: bool, seconds: float) -> None:
         f"in {duration(seconds)}{rate}{verified}"
     )
     _list("unreadable in SRC", list(outcome.unreadable))
-    _list("read back as something else", outcome.unequal)
+    _list("read back from DST as something else, or not at all", outcome.unequal)
     if outcome.unreadable:
         styled(complain, "`perdure doctor SRC` says more, and sets unreadable values aside with --repair")
 
