@@ -17,6 +17,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 _MAX_HEAD = 64 * 1024
+_MAX_TALK = 16 << 20  # of an answer that is no value and no listing
+_MAX_BODY = 5 << 30  # the most S3 takes in one piece
 _PIECE = 256 * 1024  # what one send call gets: the socket's time-out covers a whole call, not the time without progress
 
 
@@ -109,6 +111,8 @@ class Pool:
             reply = connection.exchange(method, head, body, deadline)
         except (OSError, _BadAnswerError) as error:
             connection.close()
+            if connection.used:
+                self._drop_idle()  # what befell this one mostly befell those that lay idle with it: the next attempt connects
             raise LostAnswerError(str(error) or type(error).__name__) from error
         except BaseException:  # Ctrl-C: an answer is still to come on this connection, so nobody may use it any more
             try:
@@ -118,6 +122,7 @@ class Pool:
                 connection.close()
             raise
         if connection.reusable and len(self._idle) < self._keep and not self._closed:
+            connection.used = True
             self._idle.append(connection)
             if self._closed:
                 self.close()
@@ -128,6 +133,9 @@ class Pool:
     def close(self) -> None:
         """Close idle connections; those at work are closed when they are done."""
         self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
@@ -182,7 +190,7 @@ class _BadAnswerError(Exception):
 
 
 class _Connection:
-    __slots__ = ("_answered", "_patience", "_sent", "_sock", "_spare", "_timeout", "reusable")
+    __slots__ = ("_answered", "_patience", "_sent", "_sock", "_spare", "_timeout", "reusable", "used")
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         self._sock = sock
@@ -192,6 +200,7 @@ class _Connection:
         self._sent = False  # whether a request may have left
         self._answered = False  # whether any of its answer has come
         self.reusable = True
+        self.used = False  # by an earlier request
 
     def close(self) -> None:
         # A child forked meanwhile holds a copy of the descriptor, so closing ours would not end the connection.
@@ -276,19 +285,24 @@ class _Connection:
                 data += self._more(deadline)
             self._spare = data[end + 4 :]
             status, keep, headers = _parse_head(data[:end].decode("latin-1"))
+        room = _MAX_BODY if method == "GET" and status == 200 else _MAX_TALK
         if method in ("HEAD", "CONNECT") or status in (204, 304):
             body = b""
-        elif "chunked" in headers.get("transfer-encoding", "").lower():
-            body = self._chunks(deadline)
+        elif coding := headers.get("transfer-encoding", "").lower():
+            if coding != "chunked":
+                raise _BadAnswerError(f"the answer's transfer coding is {coding[:40]!r}")
+            body = self._chunks(deadline, room)
         elif "content-length" in headers:
             length = headers["content-length"]
-            if not (length.isascii() and length.isdigit()):
+            if not (length.isascii() and length.isdigit() and len(length) < 20):
                 raise _BadAnswerError(f"the answer's length is {length[:40]!r}")
-            body = self._exactly(int(length), deadline)
+            body = self._exactly(_fits(int(length), room), deadline)
         elif method == "GET" and status == 200:
             raise _BadAnswerError("the answer does not say how long it is, so one cut short would look whole")
+        elif method == "PUT" and status == 200:
+            body, keep = b"", False  # its headers tell all there is to know
         else:
-            body, keep = self._to_the_end(deadline), False
+            body, keep = self._to_the_end(deadline, room), False
         self.reusable = keep and not self._spare
         return Reply(status, headers, body)
 
@@ -311,7 +325,7 @@ class _Connection:
         line, self._spare = self._spare[:end], self._spare[end + 2 :]
         return line
 
-    def _chunks(self, deadline: float) -> bytes:
+    def _chunks(self, deadline: float, room: int) -> bytes:
         parts: list[bytes] = []
         while True:
             size = self._line(deadline).partition(b";")[0].strip()
@@ -323,6 +337,7 @@ class _Connection:
                 raise _BadAnswerError("a chunk's size is negative")
             if n == 0:
                 break
+            room -= _fits(n, room)
             parts.append(self._exactly(n, deadline))
             if self._line(deadline):
                 raise _BadAnswerError("a chunk is longer than announced")
@@ -330,7 +345,7 @@ class _Connection:
             pass
         return b"".join(parts)
 
-    def _to_the_end(self, deadline: float) -> bytes:
+    def _to_the_end(self, deadline: float, room: int) -> bytes:
         parts = [self._spare]
         self._spare = b""
         while True:
@@ -338,7 +353,14 @@ class _Connection:
             data = self._sock.recv(_PIECE)
             if not data:
                 return b"".join(parts)
+            room -= _fits(len(data), room)
             parts.append(data)
+
+
+def _fits(n: int, room: int) -> int:
+    if n > room:
+        raise _BadAnswerError(f"an answer of {n} bytes or more is too long")
+    return n
 
 
 def _parse_head(head: str) -> tuple[int, bool, dict[str, str]]:
