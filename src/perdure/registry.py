@@ -143,7 +143,8 @@ def _entry_points() -> Iterable[Any]:
 
 def _require(name: str, known: Mapping[str, Any], scheme: str) -> None:
     if name not in known:
-        raise UsageError(f"{scheme}: has no option {name!r}", hint=_nearest(name, known, "It has no options."))
+        otherwise = "Others, such as codec, are arguments of perdure.open" if known else "It has no options"
+        raise UsageError(f"{scheme}: has no option {name!r}", hint=_nearest(name, known, otherwise))
 
 
 def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -49,6 +49,24 @@ class TestWhere:
                 assert d == {("a", "b"): {"x": (1, None)}}
         assert perdure.open("null:") == {}
 
+    @pytest.mark.parametrize("where", [None, 5, b"state", ["state"], PersiDict(MemoryBackend())])
+    def test_what_is_no_place_is_refused(self, where: Any) -> None:
+        with pytest.raises(UsageError, match=r"a place is a path, a URL or a backend, not .*sqlite:///app.db"):
+            perdure.open(where)
+
+    @pytest.mark.parametrize(
+        ("arguments", "what"), [({"codec": pickle}, "codec"), ({"filters": [5]}, "filter"), ({"filters": None}, "filter")]
+    )
+    def test_what_is_no_codec_or_filter_is_refused(self, arguments: dict[str, Any], what: str) -> None:
+        with pytest.raises(UsageError, match=f"is not a {what}"):
+            perdure.open("memory:", **arguments)
+
+    def test_a_misspelt_argument_is_told_from_an_option(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"no option 'code'.*Known: .*sync.*arguments of perdure.open\.$"):
+            perdure.open(tmp_path, code="pkl")
+        with pytest.raises(UsageError, match=r"no option 'code'. It has no options\.$"):
+            perdure.open("memory:", code="pkl")
+
     def test_it_lasts(self, url: str) -> None:
         with perdure.open(url) as d:
             d["a"] = 1

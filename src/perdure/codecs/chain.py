@@ -70,6 +70,10 @@ class Chain:
         self.codec = codec_by_name(codec, trusted=trusted) if isinstance(codec, str) else codec
         given = tuple(filters) if isinstance(filters, Iterable) and not isinstance(filters, str) else (filters,)
         self.filters: tuple[Filter, ...] = tuple(filter_by_name(f) if isinstance(f, str) else f for f in given)
+        for part, what, mark in ((self.codec, "codec", "bare"), *((f, "filter", "authentic") for f in self.filters)):
+            if not hasattr(part, mark):
+                hint = f"Give a name, or an object with what perdure.codecs.{what.title()} has."
+                raise UsageError(f"{part!r:.80} is not a {what}", hint=hint)
         self.trusted = trusted
         self.max_bytes = max_bytes
         self.authentic = any(f.authentic for f in self.filters)

@@ -54,7 +54,8 @@ def open(
         A dict. Nothing is created on disk before its first write.
 
     Raises:
-        UsageError: An unknown scheme, codec, filter or option; or a codec other than the recorded one, in both names.
+        UsageError: Not a place; an unknown scheme, codec, filter or option; or a codec other than the
+            recorded one, with both names.
         UntrustedError: The place says that it holds a codec that can run code, and it was not asked for.
         MissingExtraError: Something is not installed; the message says what to type.
         BackendError: The place is something else, or cannot be looked at.
@@ -64,6 +65,9 @@ def open(
             `Signed` nor `Encrypted`.
     """
     if not isinstance(where, (str, os.PathLike)):
+        if not hasattr(where, "recorded"):
+            text = f"a place is a path, a URL or a backend, not {type(where).__name__}"
+            raise UsageError(text, hint='Such as "state", "sqlite:///app.db", or what perdure.open_backend(...) returns.')
         if options:
             text = f"{', '.join(options)}: a backend that is open takes no options"
             raise UsageError(text, place=where.place, hint="Give them to the backend, or give a URL.")
