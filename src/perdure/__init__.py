@@ -122,4 +122,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_home})
+    return sorted({*globals(), *_home} - {"Any", "TYPE_CHECKING", "annotations"})

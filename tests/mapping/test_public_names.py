@@ -16,6 +16,7 @@ def test_every_public_name_is_there() -> None:
     for name in perdure.__all__:
         assert getattr(perdure, name) is not None
     assert set(perdure.__all__) <= set(dir(perdure))
+    assert "Any" not in dir(perdure)  # completion offers what is ours
     with pytest.raises(AttributeError, match="colour"):
         perdure.colour
 
