@@ -18,6 +18,7 @@ from perdure import (
     ITEM_NOT_AVAILABLE,
     KEEP_CURRENT,
     VALUE_NOT_RETRIEVED,
+    IntegrityError,
     InvalidKeyError,
     NotFoundError,
     PersiDict,
@@ -464,8 +465,29 @@ class TestAppendOnly:
             assert pickle.loads(pickle.dumps(caught.value)).policy == "append-only"
         assert ao == {"old": 1}
 
+    def test_the_message_says_which_key_and_what_to_do(self, ao: Dict) -> None:
+        with pytest.raises(PolicyError, match=r"key 'old' in .*nothing is deleted\. Open it without append_only"):
+            del ao["old"]
+        with pytest.raises(PolicyError, match=r"key 'old' in .*is there already\. Use a new key"):
+            ao["old"] = 2
+
 
 class TestValues:
+    def test_damage_says_what_to_do(self, backend: Any) -> None:
+        d = Dict(backend)
+        d["a", "b"] = "text"
+        data = bytearray(backend.get("a/b").data)
+        data[-1] ^= 1
+        backend.put("a/b", data)
+        for read in (
+            lambda: d["a", "b"],
+            lambda: d.get(("a", "b")),
+            lambda: d.get_with_etag(("a", "b")),
+            lambda: list(d.values()),
+        ):
+            with pytest.raises(IntegrityError, match=r"key 'a/b' in .* Restore it from a copy.* doctor --repair"):
+                read()
+
     def test_base_class(self, backend: Any) -> None:
         plain, numbers = Dict(backend), PersiDict[int](backend, base_class_for_values=int)
         numbers["a"] = 1

@@ -9,7 +9,7 @@ from time import perf_counter, sleep
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 from ..codecs.chain import Chain
-from ..errors import CodecError, ConflictError, NotFoundError, PolicyError, UsageError
+from ..errors import CodecError, ConflictError, IntegrityError, NotFoundError, PolicyError, UsageError
 from ..keys import SafeStrTuple, join_key, split_key
 from ..protocol import Backend
 from .flags import Joker, NotAValue
@@ -125,12 +125,18 @@ class Core(NotAValue, Generic[V]):
         try:
             value: Any = self._decode(data, path)
         except CodecError as error:
-            error.at(place=self.backend.place)
+            self._complete(error)
             raise
         base = self.base_class_for_values
         if base is not None and not isinstance(value, base):
             raise self._wrong_class(value, path, "stored")
         return value  # type: ignore[no-any-return]
+
+    def _complete(self, error: CodecError) -> None:
+        """Add what a chain does not know: where the value is, and what can be done about damage."""
+        if isinstance(error, IntegrityError) and error.hint is None:
+            error.hint = "Restore it from a copy, delete it, or let `perdure doctor --repair` set it aside."
+        error.at(place=self.backend.place)
 
     def _unfit(self, value: NotAValue, path: str) -> PolicyError:
         if isinstance(value, Core):
@@ -153,13 +159,14 @@ class Core(NotAValue, Generic[V]):
 
     def _refuse_change(self, doing: str, path: str | None = None) -> PolicyError:
         key = None if path is None else self._key(path)
-        error = PolicyError(f"this dict is append-only: {doing}", key=key, place=self.place, hint="Use a new key.")
+        hint = "Open it without append_only where that is meant." if "delete" in doing else "Use a new key."
+        error = PolicyError(f"this dict is append-only: {doing}", key=key, place=self.place, hint=hint)
         error.policy = "append-only"
         return error
 
-    def _require_mutable(self, doing: str) -> None:
+    def _require_mutable(self, path: str | None = None) -> None:
         if self.append_only:
-            raise self._refuse_change(doing)
+            raise self._refuse_change("nothing is deleted", path)
 
     def _prefix_of(self, key: Key) -> str:
         return self._prefix if key in ("", (), []) else f"{self._prefix}{join_key(key)}/"

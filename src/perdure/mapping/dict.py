@@ -59,7 +59,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         except NotFoundError:
             raise self._missing(path) from None
         except CodecError as error:
-            error.at(place=self.backend.place)
+            self._complete(error)
             raise
         if self.base_class_for_values is not None and not isinstance(value, self.base_class_for_values):
             raise self._wrong_class(value, path, "stored")
@@ -76,7 +76,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
                 raise
             self._put(path, data)
         elif value is DELETE_CURRENT:
-            self._require_mutable("nothing is deleted")
+            self._require_mutable(path)
             self.backend.delete(path)
         elif value is not KEEP_CURRENT:
             self._set(path, self._spell(value, path))
@@ -148,7 +148,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         Of several that pop one key, one gets the value. A value that cannot be read is not deleted. Cost: a read and a delete.
         """
         path = self._prefix + join_key(key)
-        self._require_mutable("nothing is deleted")
+        self._require_mutable(path)
         turns = self._attempts(path)
         while True:
             next(turns)
@@ -167,7 +167,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     def popitem(self) -> tuple[SafeStrTuple, V]:
         """Delete some key and return it with its value; `NotFoundError` where there is none."""
-        self._require_mutable("nothing is deleted")
+        self._require_mutable()
         for key in self:
             try:
                 return key, self.pop(key)
@@ -181,7 +181,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         Cost: a look and a delete. `delete_many([key])` needs one request, and does not tell.
         """
         path = self._prefix + join_key(key)
-        self._require_mutable("nothing is deleted")
+        self._require_mutable(path)
         turns = self._attempts(path)
         while True:
             next(turns)
@@ -234,7 +234,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         for key, value in _pairs_of(items):
             path = self._prefix + join_key(key)
             if value is DELETE_CURRENT:
-                self._require_mutable("nothing is deleted")
+                self._require_mutable(path)
                 puts.pop(path, None)
                 deletes[path] = None
             elif value is not KEEP_CURRENT:
@@ -250,7 +250,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     def delete_many(self, keys: Iterable[Key]) -> None:
         """Delete several keys at once; absent ones are fine. Cost: one request for up to 1000 keys where the backend can."""
-        self._require_mutable("nothing is deleted")
+        self._require_mutable()
         self.backend.delete_many([self._prefix + join_key(key) for key in keys])
 
     def clear(self) -> None:
@@ -258,7 +258,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
         Cost: a listing, and one delete for up to 1000 keys where the backend can. Files that are not ours are left alone.
         """
-        self._require_mutable("nothing is deleted")
+        self._require_mutable()
         paths = self.backend.keys(self._prefix)
         while batch := list(islice(paths, _NAMES_AT_ONCE)):
             self.backend.delete_many(batch)
