@@ -71,7 +71,12 @@ class Marker:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
-            raise BackendError(f"the marker cannot be read ({error.strerror})", place=self._place, errno=error.errno) from error
+            raise BackendError(
+                f"the marker cannot be read ({error.strerror})",
+                place=self._place,
+                errno=error.errno,
+                hint=f"Check the owner and mode of {self._path} and of the folders above.",
+            ) from error
         try:
             text = os.read(fd, 4096).decode("utf-8", "replace")
         finally:

@@ -68,7 +68,7 @@ class PerdureError(Exception):
         where = "" if self.key is None else f"key {_spell(self.key)}"
         if self.place:
             where += f" in {self.place}" if where else f"in {self.place}"
-        text = ": ".join(part for part in (where, self.problem) if part)
+        text = ": ".join(part for part in (where.removesuffix(":"), self.problem) if part)  # not "in null::"
         return f"{text}. {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -89,7 +89,7 @@ def test_set_tells_the_etag(run, url):
 def test_a_code_running_codec_is_asked_for_by_name(run, url):
     run("set", url, "k", "[1]", "--codec", "pkl")
     answer = run("get", url, "k", code=2)
-    assert "pkl" in answer.err
+    assert "add --codec pkl" in answer.err
     assert answer.out == ""
     assert json.loads(run("get", url, "k", "--codec", "pkl").out) == [1]
 
@@ -129,6 +129,12 @@ def test_a_misspelt_path_is_noticed_and_nothing_is_created(run, tmp_path):
         assert answer.err.count("\n") == 1
         run(words[0], "sqlite:///nothing.db", *words[1:], code=3)
     assert os.listdir(tmp_path) == []
+
+
+def test_options_without_a_scheme_are_noticed(run):
+    run("set", "place", "a", "1")
+    assert "file:place?sync=normal" in run("ls", "place?sync=normal", code=3).err
+    assert run("ls", "file:place?sync=normal").out == "a\n"
 
 
 def test_rm(run, url):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from ..codecs import Filter
-from ..errors import NotFoundError, PreconditionError, UsageError
+from ..errors import NotFoundError, PreconditionError, UntrustedError, UsageError
 from ..mapping import PersiDict
 from ..mapping.flags import ANY_ETAG, ETAG_IS_THE_SAME, ITEM_NOT_AVAILABLE, NEVER_RETRIEVE
 from ..mapping.opening import open as open_dict
@@ -168,7 +168,11 @@ def _confirm(question: str) -> None:
 
 
 def _open_dict(backend: Backend, codec: str | None, filters: tuple[str, ...]) -> PersiDict[Any]:
-    return open_dict(backend, codec=codec, filters=[_filter(text) for text in filters])
+    try:
+        return open_dict(backend, codec=codec, filters=[_filter(text) for text in filters])
+    except UntrustedError as error:
+        error.hint = f"If you trust everybody who can write there, add --codec {backend.recorded()['codec']}."
+        raise
 
 
 def _filter(text: str) -> str | Filter:

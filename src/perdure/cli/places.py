@@ -34,9 +34,10 @@ def open_place(url: str, *, must_exist: bool = True) -> Backend:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             backend.close()
-            raise BackendError(
-                "there is nothing here", place=backend.place, hint="Check the spelling; nothing was created."
-            ) from None
+            hint = "Check the spelling; nothing was created."
+            if "?" in path:
+                hint = f"Options need a scheme in front, such as file:{url}; nothing was created."
+            raise BackendError("there is nothing here", place=backend.place, hint=hint) from None
     return backend
 
 

@@ -85,7 +85,9 @@ class Job:
     def __init__(self, shared: Shared) -> None:
         description = shared.get("job")
         if not isinstance(description, dict) or description.get("kind") != _KIND:
-            raise UsageError("there is no demo in this place", place=shared.place)
+            raise UsageError(
+                "there is no demo in this place", place=shared.place, hint="Choose one that keeps what is written."
+            )
         self.shared = shared
         self.root: str = description["root"]
         self.files: list[str] = description["files"]
