@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from perdure.errors import BackendError, MissingExtraError, UsageError
 from ._s3_http import Route
 from ._s3_sign import Credentials
 
+_is_header = re.compile(r"[!-~]*\Z").match
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".c2s.ic.gov", ".sc2s.sgov.gov")
 
 
@@ -83,13 +85,17 @@ class Account(NamedTuple):
 
     def credentials(self, place: str) -> Credentials:
         """The credentials to sign with now. Thread-safe; may send requests of its own when temporary ones run out."""
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             frozen = self.source.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError, RuntimeError) as error:  # the last: what came anew had run out as well
             problem = f"the temporary credentials ran out and could not be renewed: {error}"
             raise BackendError(problem, place=place, hint="Log in again, or check AWS_PROFILE.") from error
+        for name, text in (("access key id", frozen.access_key), ("session token", frozen.token)):
+            if text and not _is_header(text):
+                problem = f"the {name} holds a line end, a space, or a character beyond ASCII"
+                raise BackendError(problem, place=place, hint="Set it without them, as AWS gave it to you.")
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
 
@@ -115,7 +121,7 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
         import encodings.idna  # noqa: F401  # which the first connection by name would import, without our lock
 
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
         from botocore.httpsession import get_cert_path
         from botocore.utils import get_environ_proxies
     except ImportError as error:
@@ -130,6 +136,9 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
     except (NoCredentialsError, PartialCredentialsError) as error:
         hint = "Run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile."
         raise BackendError(f"no credentials for S3 were found: {error}", place=place, hint=hint) from error
+    except (ClientError, RuntimeError) as error:
+        hint = "Log in again, or check AWS_PROFILE and its role."
+        raise BackendError(f"no credentials for S3 could be got: {error}", place=place, hint=hint) from error
     except (BotoCoreError, ValueError) as error:
         wrong.problem = f"{wrong.problem}: {error}"
         raise wrong from error
