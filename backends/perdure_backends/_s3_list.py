@@ -48,7 +48,8 @@ def pages(client: Client, prefix: str) -> Iterator[list[Entry]]:
         query = f"{start}encoding-type=url&list-type=2&max-keys=1000&prefix={quote(prefix, safe='-_.~')}"
         answer = client.send("GET", "", query=query)
         text = answer.body.decode("utf-8", "replace")
-        if answer.status != 200 or "<ListBucketResult" not in text[:1000]:
+        whole = text.rstrip().endswith(("</ListBucketResult>", "/>"))
+        if answer.status != 200 or "<ListBucketResult" not in text[:1000] or not whole:
             hint = "This does not seem to be S3: check endpoint_url."
             raise BackendError("what came back is not a listing of a bucket", place=client.place, hint=hint)
         yield _parse(text, client.place)
@@ -69,15 +70,17 @@ def _parse(text: str, place: str) -> list[Entry]:
         return unquote(name) if encoded else name
 
     entries = _quick(text)
-    if len(entries) != text.count("<Contents"):
-        try:
+    try:
+        if len(entries) != text.count("<Contents"):
             each = [dict(_fields(entry)) for entry in _entries(text)]
-            entries = [(entry["Key"], entry["LastModified"], entry["ETag"], int(entry["Size"])) for entry in each]
-        except (KeyError, ValueError) as error:
-            raise BackendError(f"the server's listing cannot be understood: {error!r}", place=place) from error
-    return [
-        Entry(plain(name) if "%" in name or "&" in name else name, etag, int(size), when) for name, when, etag, size in entries
-    ]
+            entries = [(entry["Key"], entry["LastModified"], entry["ETag"], entry["Size"]) for entry in each]
+        return [
+            Entry(plain(name) if "%" in name or "&" in name else name, etag, int(size), when)
+            for name, when, etag, size in entries
+        ]
+    except (KeyError, ValueError) as error:
+        hint = "Check endpoint_url."
+        raise BackendError(f"the server's listing cannot be understood: {error!r:.200}", place=place, hint=hint) from error
 
 
 def etag_in_list(text: str) -> ETag:
@@ -90,5 +93,5 @@ def moment_in_list(text: str) -> float:
     """The time of an entry, such as `2026-01-31T12:00:00.000Z`, in seconds since the epoch."""
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
