@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,7 +48,12 @@ class Crew:
 
         threads = self._running()
         try:
-            wait([threads.submit(work) for _ in range(min(self._size, len(items)))])
+            at_work: list[Future[None]] = []
+            try:
+                at_work.extend(threads.submit(work) for _ in range(min(self._size, len(items))))
+            except RuntimeError:  # no thread can be started any more: closed meanwhile, the interpreter ends, or a limit
+                work()
+            wait(at_work)
         except BaseException:
             todo.clear()
             raise
