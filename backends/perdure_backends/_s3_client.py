@@ -7,7 +7,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from html import unescape
 from typing import Literal, NamedTuple, NoReturn
 from urllib.parse import quote
@@ -22,6 +25,7 @@ from ._s3_sign import sign
 Method = Literal["GET", "HEAD", "PUT", "DELETE"]
 
 _pause = time.sleep
+_LONGEST_WAIT = 1e6  # seconds; a socket cannot wait for ever by another way than having no limit
 _is_plain = re.compile(r"[A-Za-z0-9_.~/-]*\Z").match
 _find_code = re.compile(r"<Code>([^<]*)</Code>").search
 _find_message = re.compile(r"<Message>([^<]*)</Message>").search
@@ -88,8 +92,8 @@ class Client:
     ) -> None:
         self.place = place
         self._settings = settings
-        self._timeout = timeout
-        self._deadline = deadline
+        self._timeout = min(timeout, _LONGEST_WAIT)
+        self._deadline = min(deadline, _LONGEST_WAIT)
         self._attempts = attempts
         self._create = create
         self._keep = keep
@@ -223,13 +227,28 @@ class Client:
         Raises:
             BackendError: It is missing.
         """
-        with self._bucket_lock:
+        with self.in_turn(self._bucket_lock, key):
             if self._bucket_is_there:
                 return
             answer = self.send("HEAD", "", key=key)
             if answer.status == 404:
                 self._missing(key)
             self._bucket_is_there = True  # or, with 403, nobody may know, and the request that follows will tell
+
+    @contextmanager
+    def in_turn(self, lock: threading.Lock, key: str | None = None) -> Iterator[None]:
+        """Hold a lock under which requests are sent, without waiting for one who waits for the server longer than for it.
+
+        Raises:
+            UnavailableError: Another thread held it all the time.
+        """
+        if not lock.acquire(timeout=self._deadline):
+            problem = f"another thread has waited for the server for {self._deadline:g} seconds"
+            raise UnavailableError(problem, key=key, place=self.place, hint="Try again later.")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _attempt(
         self,
@@ -311,6 +330,10 @@ class Client:
             body += b"</LocationConstraint></CreateBucketConfiguration>"
         try:
             self.send("PUT", "", body=body, key=key)
+        except UnknownOutcomeError as error:  # about the bucket, and the caller asks about a value
+            raise UnavailableError(
+                f"the bucket could not be created: {error.problem}", key=key, place=self.place, hint="Try again later."
+            ) from error
         except BackendError as error:
             if "BucketAlreadyOwnedByYou" not in error.problem:
                 raise
@@ -322,7 +345,8 @@ class Client:
         problem = f"{account.host} refuses: {reply.status} {code}".rstrip() + message
         hint = _HINTS.get(code)
         if hint is None and reply.status in (401, 403):
-            hint = _FORBIDDEN
+            here = abs(moment(reply.headers.get("date", "")) - time.time()) < 900  # HEAD says no code; S3 grants a quarter hour
+            hint = _FORBIDDEN if here or "date" not in reply.headers else _HINTS["RequestTimeTooSkewed"]
         if reply.status in (301, 307):
             hint = "The bucket is in another region: give region=."
         if reply.status == 501:
@@ -337,6 +361,15 @@ def unknown_outcome(problem: str, key: str | None, place: str, token: str | None
     )
     error.token = token
     return error
+
+
+@lru_cache(512)
+def moment(text: str) -> float:
+    """A header's date in seconds since the epoch; 0 if it is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def flat(data: Buffer) -> bytes | memoryview:

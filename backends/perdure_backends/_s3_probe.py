@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import ABSENT, Condition, ETag
@@ -31,18 +32,14 @@ class Findings(NamedTuple):
     unquoted: bool = False
 
 
+T = TypeVar("T")
+
 _swaps: dict[object, Findings] = {}
 _deletes: dict[object, bool] = {}
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
+_locks: dict[object, threading.Lock] = {}  # one for each bucket, as a server that hangs must not hold up the others
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_locks.clear)
 
 
 def examine_swaps(client: Client, prefix: str) -> Findings:
@@ -52,22 +49,28 @@ def examine_swaps(client: Client, prefix: str) -> Findings:
         UnavailableError: The test could not be finished.
         BackendError: The server refuses to take part at all, for example for lack of permission.
     """
-    account = client.account
-    place = (account.host, account.path)
-    with _lock:
-        if place not in _swaps:
-            _swaps[place] = Findings() if account.is_aws else _try_swaps(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
-        return _swaps[place]
+    if client.account.is_aws:
+        return Findings()
+    return _once(_swaps, client, prefix, _try_swaps)
 
 
 def can_delete_conditionally(client: Client, prefix: str) -> bool:
     """Find out whether DELETE heeds `If-Match`. Four requests, once for each bucket and process."""
+    return _once(_deletes, client, prefix, _try_deletes)
+
+
+def _once(known: dict[object, T], client: Client, prefix: str, test: Callable[[Client, str], T]) -> T:
     account = client.account
     place = (account.host, account.path)
-    with _lock:
-        if place not in _deletes:
-            _deletes[place] = _try_deletes(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
-        return _deletes[place]
+    if place not in known:
+        with client.in_turn(_locks.setdefault(place, threading.Lock())):
+            if place not in known:
+                try:
+                    known[place] = test(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
+                except UnknownOutcomeError as error:  # of a write of ours; the caller's has not begun
+                    problem = f"the self-test could not be finished: {error.problem}"
+                    raise UnavailableError(problem, place=client.place, hint="Try again later.") from error
+    return known[place]
 
 
 def _try_swaps(client: Client, name: str) -> Findings:
@@ -97,9 +100,10 @@ def _try_swaps(client: Client, name: str) -> Findings:
         if swaps(b"5", second) is not None:
             return Findings("it ignores If-Match where there is no object")
         return Findings(unquoted=swapper.unquoted)
-    except UnknownOutcomeError as error:
-        hint = "Try again later."
-        raise UnavailableError("the self-test could not be finished", place=client.place, hint=hint) from error
+    except BackendError as error:
+        if "refuses: 501" not in error.problem:
+            raise
+        return Findings(f"it does not know conditional writes ({error.problem})")
     finally:
         client.send("DELETE", name)
 

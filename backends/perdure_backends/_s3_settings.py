@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 
-from perdure.errors import BackendError, PreconditionError, UsageError
+from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError, UsageError
 from perdure.protocol import ABSENT, ETag
 
 from ._s3_client import Client
@@ -52,7 +52,7 @@ class Record:
     def write_pending(self, can_swap: Callable[[], bool]) -> None:
         """Keep what is pending, by compare-and-swap where the server has it. No request when nothing is pending."""
         while self.pending:
-            with self._lock:
+            with self._client.in_turn(self._lock):
                 if not self.pending:
                     return  # another thread saw to it
                 there, etag = self._read()
@@ -61,6 +61,8 @@ class Record:
                     text = json.dumps({"perdure": _FORMAT, "settings": there | self.pending}, indent=1, sort_keys=True)
                     try:
                         swaps = can_swap()
+                    except UnavailableError:
+                        raise
                     except BackendError:
                         swaps = False  # such a server serves for plain writes only, and this is one
                     try:
@@ -70,6 +72,9 @@ class Record:
                             self._swapper.overwrite(self._name, self._name, text.encode())
                     except PreconditionError:
                         continue  # another process was quicker: see what it wrote
+                    except UnknownOutcomeError as error:  # about these settings; the caller's write has not begun
+                        problem = f"the settings of this place could not be written: {error.problem}"
+                        raise UnavailableError(problem, place=self._client.place, hint="Try again later.") from error
                 self.pending = {}
 
     def _read(self) -> tuple[dict[str, str], ETag | None]:

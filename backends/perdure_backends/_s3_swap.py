@@ -25,14 +25,12 @@ import os
 import re
 import threading
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import NamedTuple
 
 from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import ABSENT, Condition, ETag
 
-from ._s3_client import Client, unknown_outcome
+from ._s3_client import Client, moment, unknown_outcome
 
 WRITERS = "x-amz-meta-perdure-writers"
 DELETED = "x-amz-meta-perdure-deleted"
@@ -232,7 +230,7 @@ def sight(headers: Mapping[str, str], size: int | str, key: str, place: str) -> 
     writers = headers.get(WRITERS, "")
     if not _is_list(writers):
         writers = ""  # somebody else's idea of it, which must not get into our requests
-    return Sight(etag, writers, DELETED in headers, size, _moment(headers.get("last-modified", "")))
+    return Sight(etag, writers, DELETED in headers, size, moment(headers.get("last-modified", "")))
 
 
 def etag_of(headers: Mapping[str, str]) -> ETag | None:
@@ -273,11 +271,3 @@ def _left_by_another(writers: str, source: str, known: str) -> bool:
 
 def _fingerprint(etag: object) -> str:
     return hashlib.sha256(str(etag).encode()).hexdigest()[:12]
-
-
-@lru_cache(512)
-def _moment(text: str) -> float:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0

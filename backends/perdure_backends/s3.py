@@ -309,6 +309,7 @@ class S3Backend(Backend):
 
     def _swaps(self, key: str | None = None) -> bool:
         """Tell whether the server decides conditions (`True`) or we must, being the single writer (`False`)."""
+        self._check_open()
         if self._can_swap is None:
             findings = examine_swaps(self._client, self.prefix)
             if findings.fault and not self._locks:

@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.errors import BackendError, InvalidKeyError, NotFoundError, NotModified, PolicyError, PreconditionError, UsageError
+from perdure.errors import (
+    BackendError,
+    InvalidKeyError,
+    NotFoundError,
+    NotModified,
+    PolicyError,
+    PreconditionError,
+    UnavailableError,
+    UnknownOutcomeError,
+    UsageError,
+)
 from perdure.protocol import ABSENT, ETag
 from perdure.registry import open_backend
 from perdure.testing import servers
@@ -345,6 +355,100 @@ def test_the_self_test_is_done_once_and_by_one(stub: S3Server, proxy: FaultProxy
     assert 8 <= len(tested) <= 12
     assert len({request.target for request in tested}) == 1
     assert [list(backend.keys()) for backend in backends] == [["a"]] * 4
+
+
+def test_a_server_that_hangs_does_not_hold_up_the_self_test_of_another(stub: S3Server, proxy: FaultProxy) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hang(request: Request) -> None:
+        if "selftest" in request.target:
+            reached.set()
+            go_on.wait(60)
+
+    proxy.plan = hang
+    slow = S3Backend("slow", endpoint_url=proxy.endpoint_url, create=True)
+    thread = threading.Thread(target=slow.put, args=("a", b""), kwargs={"if_match": ABSENT})
+    thread.start()
+    assert reached.wait(30)
+    done = threading.Thread(
+        target=S3Backend("quick", endpoint_url=stub.endpoint_url, create=True).put, args=("a", b""), kwargs={"if_match": ABSENT}
+    )
+    done.start()
+    done.join(30)
+    stuck = done.is_alive()
+    go_on.set()
+    thread.join()
+    done.join()
+    assert not stuck
+
+
+def test_a_server_without_conditional_writes_serves_a_single_writer(proxy: FaultProxy) -> None:
+    proxy.plan = lambda request: (
+        Fault(answer_before=501, code="NotImplemented")
+        if request.method == "PUT" and {"if-match", "if-none-match"} & request.headers.keys()
+        else None
+    )
+    backend = S3Backend("plain", endpoint_url=proxy.endpoint_url, create=True)
+    backend.put("a", b"1")
+    with pytest.raises(BackendError, match=r"does not know conditional writes.*unsafe_single_writer"):
+        backend.put("b", b"1", if_match=ABSENT)
+    alone = S3Backend("plain", endpoint_url=proxy.endpoint_url, unsafe_single_writer=True)
+    etag = alone.put("b", b"1", if_match=ABSENT)
+    with pytest.raises(PreconditionError):
+        alone.put("b", b"2", if_match=ABSENT)
+    alone.delete("b", if_match=etag)
+
+
+@pytest.mark.parametrize("what", ["selftest", "perdure.json", "nowhere"])
+def test_a_write_that_did_not_begin_is_not_of_unknown_outcome(proxy: FaultProxy, what: str) -> None:
+    """Answers are lost, but those to what comes before: the self-test, the settings, the new bucket."""
+    bucket = f"nowhere-{uuid.uuid4().hex[:8]}" if what == "nowhere" else f"there-{uuid.uuid4().hex[:8]}"
+    if what != "nowhere":
+        S3Backend(bucket, endpoint_url=proxy.endpoint_url, create=True).put("warm", b"")
+    proxy.plan = lambda request: (
+        Fault(lose_answer=True) if what in request.target and request.method in ("PUT", "DELETE") else None
+    )
+    backend = S3Backend(bucket, endpoint_url=proxy.endpoint_url, create=True, attempts=2)
+    if what == "perdure.json":
+        proxy.plan = lambda request: Fault(hang_up=True) if what in request.target and request.method == "PUT" else None
+        backend.record({"codec": "json"})
+    with pytest.raises(UnavailableError) as caught:
+        backend.put("a", b"", if_match=ABSENT)
+    assert "PUT" not in [request.method for request in proxy.requests if request.target.endswith("/a")]
+    assert isinstance(caught.value.__cause__, UnknownOutcomeError)
+
+
+def test_settings_are_not_overwritten_because_a_self_test_could_not_be_finished(stub: S3Server, proxy: FaultProxy) -> None:
+    bucket = f"b-{uuid.uuid4().hex[:20]}"
+    S3Backend(bucket, endpoint_url=stub.endpoint_url, create=True).contains("a")
+    late = S3Backend(bucket, endpoint_url=proxy.endpoint_url, create=True, attempts=1)
+    late.record({"codec": "pkl"})
+
+    def meanwhile(request: Request) -> Fault | None:
+        if "selftest" not in request.target:
+            return None
+        early = S3Backend(bucket, endpoint_url=stub.endpoint_url, create=True)
+        early.record({"codec": "json"})
+        early.put("a", b"1")
+        return Fault(answer_before=503)
+
+    proxy.plan = meanwhile
+    with pytest.raises((UnavailableError, UsageError)):
+        late.put("a", b"2")
+    assert S3Backend(bucket, endpoint_url=stub.endpoint_url).recorded() == {"codec": "json"}
+
+
+def test_bulk_calls_work_where_no_thread_can_be_started(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", limit)
+        backend._crew.after_fork()  # no threads yet
+        etags = backend._crew.map(str, range(100))
+    assert etags == [str(number) for number in range(100)]
+    backend._crew._running().shutdown()  # as when the interpreter ends
+    assert backend._crew.map(str, range(100)) == etags
 
 
 def test_a_self_test_that_could_not_be_finished_is_done_again(proxy: FaultProxy) -> None:

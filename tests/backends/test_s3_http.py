@@ -457,6 +457,44 @@ def test_expired_credentials_are_read_anew_once(scripted: Any, monkeypatch: pyte
         backend.get("a")
 
 
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("text", ["ak\n", "ak\r\nX-Evil: 1", "ключ"])
+def test_credentials_that_do_not_fit_into_a_header(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    server = scripted(GOOD)
+    with pytest.raises(BackendError, match=r"(access key id|session token) holds a line end") as caught:
+        S3Backend("bucket", endpoint_url=server.url).get("a")
+    assert text not in str(caught.value)
+    assert server.requests == []
+
+
+def test_credentials_that_cannot_be_renewed(scripted: Any) -> None:
+    from botocore.credentials import RefreshableCredentials
+    from botocore.exceptions import ClientError
+    from botocore.session import Session
+
+    over = datetime.datetime.now(datetime.UTC)
+    metadata = {"access_key": "a", "secret_key": "b", "token": "c", "expiry_time": over.isoformat()}
+
+    def denied() -> dict[str, str]:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "not you"}}, "AssumeRole")
+
+    for refresh, says in ((denied, "not you"), (lambda: metadata, "expired")):
+        session = Session()
+        session._credentials = RefreshableCredentials("a", "b", "c", over, refresh, "test")
+        with pytest.raises(BackendError, match=says):
+            S3Backend("bucket", endpoint_url=scripted(GOOD).url, session=session).get("a")
+        soon = over + datetime.timedelta(hours=2)
+        session._credentials = RefreshableCredentials("a", "b", "c", soon, refresh, "test")
+        backend = S3Backend("bucket", endpoint_url=scripted(GOOD, GOOD).url, session=session)
+        backend.get("a")
+        session._credentials._expiry_time = over
+        with pytest.raises(BackendError, match=says):
+            backend.get("a")
+
+
 # ------------------------------------------------------------------------------------------------- regions and addresses
 
 
@@ -581,6 +619,15 @@ def test_nonsense_in_headers_does_not_cross_the_seam(scripted: Any, header: byte
             backend.head("a")
 
 
+def test_the_clock_is_wrong_and_the_answer_has_no_body(scripted: Any) -> None:
+    server = scripted(b"HTTP/1.1 403 No\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n")
+    with pytest.raises(BackendError, match=r"403\. The clock"):
+        S3Backend("bucket", endpoint_url=server.url).contains("a")
+    now = datetime.datetime.now(datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT").encode()
+    with pytest.raises(BackendError, match="credentials are wrong"):
+        S3Backend("bucket", endpoint_url=scripted(b"HTTP/1.1 403 No\r\nDate: " + now + b"\r\n\r\n").url).contains("a")
+
+
 def test_the_clock_is_wrong(scripted: Any) -> None:
     said = b"<Error><Code>RequestTimeTooSkewed</Code><Message>a &lt;b&gt;</Message></Error>"
     server = scripted(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
@@ -588,7 +635,19 @@ def test_the_clock_is_wrong(scripted: Any) -> None:
         S3Backend("bucket", endpoint_url=server.url).get("a")
 
 
-@pytest.mark.parametrize("answer", [b"<html>Log in</html>", b"<ListBucketResult><Contents><Key>a</Key></Contents>", b""])
+ENTRY = b'<Contents><Key>a</Key><LastModified>x</LastModified><ETag>"e"</ETag><Size>%b</Size></Contents>'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>Log in</html>",
+        b"<ListBucketResult><Contents><Key>a</Key></Contents>",
+        b"",
+        b"<ListBucketResult>" + ENTRY % b"1",  # its end is missing, and with it, perhaps, other keys
+        b"<ListBucketResult>" + ENTRY % (b"9" * 5000) + b"</ListBucketResult>",
+    ],
+)
 def test_what_is_not_a_listing(scripted: Any, answer: bytes) -> None:
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
     with pytest.raises(BackendError, match="listing"):
@@ -614,6 +673,46 @@ def test_a_listing_with_every_oddity(scripted: Any) -> None:
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
     moment = datetime.datetime(2026, 1, 31, 12, 0, 0, 500_000, datetime.UTC).timestamp()
     assert list(S3Backend("bucket", "p", endpoint_url=server.url).scan()) == [("(a)", '"e1"', 1, moment), ("b", '"e2"', 0, 0.0)]
+
+
+def test_no_time_limits(scripted: Any) -> None:
+    server = scripted(GOOD)
+    assert S3Backend("bucket", endpoint_url=server.url, timeout=float("inf"), deadline=float("inf")).get("a").data == b"hello"
+
+
+def test_threads_do_not_wait_for_a_dead_server_one_after_the_other() -> None:
+    """Each has its deadline; they do not add up under the lock that lets one only ask for the bucket."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:  # and say nothing
+            while True:
+                try:
+                    asked.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        backend = S3Backend("bucket", endpoint_url=url, timeout=0.5, deadline=0.5, attempts=1)
+        assert backend._client.account  # imports are done with
+        failed: list[str] = []
+
+        def put(number: int) -> None:
+            try:
+                backend.put(f"k{number}", b"")
+            except UnavailableError as error:
+                failed.append(str(error))
+
+        threads = [threading.Thread(target=put, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(failed) == 16
+        assert all("k" in text and "Try again later" in text for text in failed)
+        assert len(asked) <= 8  # not 16, each after the other
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_no_server_is_reported_as_nothing_sent(no_pauses: None) -> None:
