@@ -72,6 +72,30 @@ def test_json_of_bytes_and_times(run, url):
     assert run("get", url, "n", "--json").json["value"] == "nan"
 
 
+def test_json_of_arrays_leaves_nothing_out(run, url):
+    np = pytest.importorskip("numpy")
+    with perdure.open(url) as d:
+        d["a"] = {"grid": np.arange(6).reshape(2, 3), "one": np.int8(3), "wide": np.longdouble(1)}
+        d["b"] = np.arange(5000)
+    assert run("get", url, "a", "--json").json["value"] == {
+        "grid": [[0, 1, 2], [3, 4, 5]],
+        "one": 3,
+        "wide": repr(np.longdouble(1)),
+    }
+    assert run("get", url, "b", "--json").json["value"] == list(range(5000))
+
+
+def test_json_of_what_contains_itself_is_refused(run, url):
+    loop = []
+    loop.append(loop)
+    with perdure.open(url, codec="pkl") as d:
+        d["a"] = loop
+    answer = run("get", url, "a", "--codec", "pkl", "--json", code=2)
+    assert answer.out == ""
+    assert "nested too deeply" in answer.err
+    assert "Recursion" in run("get", url, "a", "--codec", "pkl").out
+
+
 def test_if_absent_creates_once(run, url):
     run("set", url, "k", "1", "--if-absent")
     answer = run("set", url, "k", "2", "--if-absent", code=1)

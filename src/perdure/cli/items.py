@@ -85,7 +85,11 @@ def get_command(url: str, key: str, raw: bool, codec: str | None, filters: tuple
             return DONE
         value = _open_dict(backend, codec, filters)[segments]
     if as_json:
-        print_json({"key": key, "value": value, "type": type(value).__name__})
+        try:
+            print_json({"key": key, "value": value, "type": type(value).__name__})
+        except RecursionError:
+            hint = "Leave out --json, or use --raw."
+            raise UsageError("the value is nested too deeply for JSON", key=key, place=backend.place, hint=hint) from None
     elif isinstance(value, (bytes, bytearray)):
         _write_bytes(bytes(value))
     else:

@@ -53,7 +53,7 @@ def print_json_list(values: Iterable[object]) -> None:
 
 
 def jsonable(value: object) -> Any:
-    """The nearest JSON has: sets are lists, bytes are `{"base64": ...}`, times are ISO text, the rest is its `repr`."""
+    """The nearest JSON has: sets and arrays are lists, bytes `{"base64": ...}`, times ISO text, the rest is its `repr`."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -70,6 +70,11 @@ def jsonable(value: object) -> Any:
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, (datetime, date, clock_time)):
         return value.isoformat()
+    tolist = getattr(value, "tolist", None)
+    if tolist is not None:  # numpy; the repr of a large array leaves most of it out
+        plain = tolist()
+        if type(plain) is not type(value):  # as it is of a number that Python has no type for
+            return jsonable(plain)
     return repr(value)
 
 
