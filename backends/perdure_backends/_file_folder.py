@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from threading import get_ident
+from _thread import get_ident
 
 from perdure.errors import BackendError
 

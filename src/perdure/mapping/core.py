@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from itertools import count
 from time import perf_counter, sleep
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
@@ -70,8 +69,8 @@ class Core(NotAValue, Generic[V]):
         )
 
     def _view(self, prefix: str) -> Self:
-        view = copy(self)
-        view._prefix = prefix  # noqa: SLF001
+        view = object.__new__(type(self))
+        view.__setstate__(self.__getstate__() | {"_prefix": prefix})
         return view
 
     # ---------------------------------------------------------------- place

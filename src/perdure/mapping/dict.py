@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from itertools import chain, islice
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from ..errors import CodecError, InvalidKeyError, NotFoundError, PreconditionError
 from ..keys import SafeStrTuple, join_key, known_key, split_key
@@ -14,6 +13,9 @@ from .conditional import ETagOperations
 from .core import Key
 from .flags import DELETE_CURRENT, KEEP_CURRENT, DeleteCurrentFlag, KeepCurrentFlag, NotAValue
 from .views import Items, Keys, Values
+
+if TYPE_CHECKING:
+    import weakref
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -272,6 +274,8 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         return (split_key(path[cut:]) for path in paths) if cut else map(split_key, paths)
 
     def _paths(self) -> Iterator[str]:
+        import weakref  # a millisecond that a program which only looks things up need not wait for
+
         counted: list[list[str]] = []
         paths = self._list(counted)
         self._listing = weakref.ref(paths), counted
