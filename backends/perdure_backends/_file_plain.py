@@ -73,6 +73,5 @@ class DigestNames:
         return segment if self.folder(segment) == name else None
 
     def segments(self, names: list[str]) -> Iterable[str]:
-        cut = -len(self.suffix)
-        found = (self.folder_segment(name[:cut]) for name in names if name.endswith(self.suffix))
+        found = (self.folder_segment(name.removesuffix(self.suffix)) for name in names if name.endswith(self.suffix))
         return [segment for segment in found if segment is not None]

@@ -208,6 +208,15 @@ def test_names_with_digests_are_those_that_persidict_writes() -> None:
     assert list(names.segments(["a_btax.pkl", "plain.pkl", "a_btay.pkl", "a_btax.json"])) == ["a"]
 
 
+@pytest.mark.parametrize("digest_len", [0, 4])
+def test_plain_names_without_a_suffix_are_listed(folder: Path, digest_len: int) -> None:
+    backend = FileBackend(folder, layout="plain", digest_len=digest_len)
+    written = ["a", "b.txt", "level/a", "level/b.txt"]
+    backend.put_many(dict.fromkeys(written, b"1"))
+    assert sorted(backend.keys()) == sorted(meta.key for meta in backend.scan()) == written
+    assert sorted(backend.keys("level/")) == written[2:]
+
+
 def test_the_marker_makes_reopening_need_no_arguments_and_refuses_mixing(folder: Path) -> None:
     plain = FileBackend(folder, layout="plain", suffix=".bin", digest_len=0)
     plain.put("a", b"1")
