@@ -349,6 +349,9 @@ class Client:
             hint = _FORBIDDEN if here or "date" not in reply.headers else _HINTS["RequestTimeTooSkewed"]
         if reply.status in (301, 307):
             hint = "The bucket is in another region: give region=."
+        location = reply.headers.get("location", "")
+        if reply.status < 309 and account.route.tls is None and location.startswith(f"https://{account.route.host}"):
+            hint = "The server wants https: begin endpoint_url with https://."
         if reply.status == 501:
             hint = "The server cannot do this; use another one."
         raise BackendError(problem, key=key, place=self.place, hint=hint)

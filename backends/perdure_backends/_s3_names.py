@@ -17,6 +17,9 @@ _is_suffix = re.compile(r"[A-Za-z0-9()_\-~.=]{0,64}\Z").match
 def check_names(bucket: str, prefix: str, suffix: str, endpoint_url: str | None) -> str:
     """Return the prefix as objects' names begin with it: `""`, or ending in a slash."""
     place = f"s3://{bucket}/{prefix}"
+    if isinstance(bucket, str) and (":" in bucket or "@" in bucket):  # which may be a secret, and is not repeated
+        hint = "Give credentials as AWS does, and a server as endpoint_url=, not in the URL."
+        raise UsageError("a bucket's name holds neither ':' nor '@'", hint=hint)
     if not isinstance(bucket, str) or not _is_bucket(bucket):
         hint = "Names have 3 to 63 lower-case letters, digits, dots and hyphens."
         raise UsageError(f"{bucket!r:.80} is not the name of a bucket", hint=hint)

@@ -45,7 +45,8 @@ class S3Backend(Backend):
     to a self-test of about ten requests before the first conditional write, and refused when they ignore conditions.
 
     Safe for threads and processes anywhere. A forked child makes its own connections. Pickles as a handle without secrets.
-    Requests that fail on the way are sent again. Ctrl-C during a call leaves other calls alone.
+    Requests that fail on the way are sent again (a plain put not before a look, so that it does not undo what others made of
+    it by then). Ctrl-C during a call leaves other calls alone.
 
     Args:
         bucket: Its name.

@@ -598,6 +598,13 @@ def test_hostile_buckets_are_refused(bucket: Any) -> None:
         S3Backend(bucket)
 
 
+@pytest.mark.parametrize("url", ["s3://who:pa55word@bucket/a", "s3://who:pa55/word@bucket/a", "s3://pa55word@bucket"])
+def test_a_url_with_credentials_is_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(UsageError, match="Give credentials as AWS does") as caught:
+        open_backend(url)
+    assert "pa55" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://x", "http://", "localhost:9000", "http://u:p@x", "http://x?y", "http://[x", "http://x#y"]
 )

@@ -81,6 +81,13 @@ class TestOnSeaweedFS(OnServer, Values, Bulk, Names, Listing, Lifetime):
     def server(self, seaweedfs: S3Server) -> S3Server:
         return seaweedfs
 
+    def _fill(self, backend: Backend, count: int) -> set[str]:
+        # Of a value and one below it that are put at the same moment, SeaweedFS now and then keeps the second only.
+        keys = {f"{number % 7}/{number}" if number % 3 else f"{number}" for number in range(count)}
+        for below in (False, True):
+            backend.put_many({key: key.encode() for key in keys if ("/" in key) is below})
+        return keys
+
     def test_a_key_and_keys_below_it_coexist(self, backend: Backend) -> None:
         keys = ["a", "a/b", "a/b/c", "a.b/c", "a-"]  # parents first ...
         for key in keys:

@@ -526,6 +526,34 @@ def test_a_redirect_is_followed_once_and_only_to_a_region(scripted: Any) -> None
     assert len(server.requests) == 2
 
 
+def test_a_server_that_wants_https(scripted: Any) -> None:
+    moved = b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/bucket/a\r\nContent-Length: 0\r\n\r\n"
+    with pytest.raises(BackendError, match="begin endpoint_url with https://"):
+        S3Backend("bucket", endpoint_url=scripted(moved).url).get("a")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_an_address_of_ipv6_and_a_path_with_oddities() -> None:
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    asked = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        asked.append(connection.recv(65536))
+        connection.sendall(GOOD)
+
+    with listener:
+        threading.Thread(target=serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        assert S3Backend("bucket", "p q", endpoint_url=f"http://[::1]:{port}/a b/é/").get("x=(1)~.y").data == b"hello"
+    first, *headers = asked[0].split(b"\r\n")
+    assert first == b"GET /a%20b/%C3%A9/bucket/p%20q/x%3D%281%29~.y HTTP/1.1"
+    assert b"host: [::1]:%d" % port in headers
+
+
 @pytest.mark.parametrize(
     ("options", "host", "path", "region", "is_aws"),
     [
