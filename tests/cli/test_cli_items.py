@@ -96,6 +96,20 @@ def test_json_of_what_contains_itself_is_refused(run, url):
     assert "Recursion" in run("get", url, "a", "--codec", "pkl").out
 
 
+def test_raw_is_no_json(run, url):
+    run("set", url, "a", "1")
+    answer = run("get", url, "a", "--raw", "--json", code=2)
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+
+
+def test_several_missing_keys_are_named(run, url):
+    run("set", url, "a", "1")
+    answer = run("rm", url, "no", "a", "nor/this", code=1)
+    assert "2 keys not found: no, nor/this" in answer.err
+    assert run("ls", url).out == ""
+
+
 def test_if_absent_creates_once(run, url):
     run("set", url, "k", "1", "--if-absent")
     answer = run("set", url, "k", "2", "--if-absent", code=1)

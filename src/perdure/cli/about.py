@@ -10,9 +10,9 @@ from .output import console, iso_time, local_time, plural, print_json, progress,
 from .places import open_place, prefix_option
 
 
-@click.command(cls=Command, name="info")
+@click.command(cls=Command, name="info", short_help="Tell what a place is, holds and guarantees.")
 @click.argument("url")
-@prefix_option("Count")
+@prefix_option("Count only keys under P.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def info_command(url: str, prefix: str | None, as_json: bool) -> int:
     """Tell what a place is, how much it holds, and what it guarantees."""

@@ -12,10 +12,10 @@ from .transfer import Outcome, Transfer
 _SHOWN = 20  # keys named in a message for people
 
 
-@click.command(cls=Command, name="cp")
+@click.command(cls=Command, name="cp", short_help="Copy a whole place to another one, and compare.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
-@prefix_option("Copy")
+@prefix_option("Copy only keys under P.")
 @click.option("--overwrite", is_flag=True, help="Replace values of DST that differ from those of SRC.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def cp_command(source: str, target: str, prefix: str | None, overwrite: bool, as_json: bool) -> int:

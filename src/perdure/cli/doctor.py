@@ -43,7 +43,7 @@ class Findings:
         return all(check.ok is not False for check in self.checks) and all(one.aside for one in self.unreadable)
 
 
-@click.command(cls=Command, name="doctor")
+@click.command(cls=Command, name="doctor", short_help="Examine a place, find what is damaged, repair it.")
 @click.argument("url")
 @click.option("--repair", is_flag=True, help="Set unreadable values aside and remove leftovers.")
 @click.option("--aside", default="perdure-set-aside", metavar="URL", show_default=True, help="Where to put them; see above.")

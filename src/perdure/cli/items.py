@@ -42,9 +42,9 @@ def _codec_options(command: F) -> F:
     )(command)
 
 
-@click.command(cls=Command, name="ls")
+@click.command(cls=Command, name="ls", short_help="List the keys of a place.")
 @click.argument("url", default=".")
-@prefix_option("List")
+@prefix_option("List only keys under P.")
 @click.option("-l", "--long", is_flag=True, help="Size and time as well.")
 @_json_option("A JSON array: of names, or with --long of objects.")
 def ls_command(url: str, prefix: str | None, long: bool, as_json: bool) -> int:
@@ -67,7 +67,7 @@ def ls_command(url: str, prefix: str | None, long: bool, as_json: bool) -> int:
     return DONE
 
 
-@click.command(cls=Command, name="get")
+@click.command(cls=Command, name="get", short_help="Print a value.")
 @click.argument("url")
 @click.argument("key")
 @click.option("--raw", is_flag=True, help="The stored bytes exactly as they are, not decoded.")
@@ -79,6 +79,8 @@ def get_command(url: str, key: str, raw: bool, codec: str | None, filters: tuple
     A place written with a codec that can run code (pkl) is read only with --codec pkl.
     """
     segments = as_key(key)
+    if raw and as_json:
+        raise UsageError("--raw prints the stored bytes, and --json a value: give one of them")
     with open_place(url) as backend:
         if raw:
             _write_bytes(backend.get(key).data)
@@ -98,7 +100,7 @@ def get_command(url: str, key: str, raw: bool, codec: str | None, filters: tuple
     return DONE
 
 
-@click.command(cls=Command, name="set", context_settings={"ignore_unknown_options": True})
+@click.command(cls=Command, name="set", short_help="Write a value.", context_settings={"ignore_unknown_options": True})
 @click.argument("url")
 @click.argument("key")
 @click.argument("value")
@@ -131,10 +133,10 @@ def set_command(
     return DONE
 
 
-@click.command(cls=Command, name="rm")
+@click.command(cls=Command, name="rm", short_help="Remove keys.")
 @click.argument("url")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
-@prefix_option("Remove all, and")
+@prefix_option("Remove all keys under P, after asking.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before removing a whole prefix.")
 @_json_option('{"removed": number, "missing": [...]}')
 def rm_command(url: str, keys: tuple[str, ...], prefix: str | None, yes: bool, as_json: bool) -> int:
@@ -160,7 +162,9 @@ def rm_command(url: str, keys: tuple[str, ...], prefix: str | None, yes: bool, a
         elif prefix is not None:
             line(f"removed {plural(len(doomed), 'value')}")
         if missing:
-            raise NotFoundError(key=missing[0] if len(missing) == 1 else missing, place=backend.place)
+            if len(missing) == 1:
+                raise NotFoundError(key=missing[0], place=backend.place)
+            raise NotFoundError(f"{len(missing):,} keys not found: {', '.join(missing[:20])}", place=backend.place)
     return DONE
 
 

@@ -54,9 +54,9 @@ def as_key(value: str) -> tuple[str, ...]:
     return tuple(check_key(value).split("/"))
 
 
-def prefix_option(doing: str) -> Callable[[F], F]:
+def prefix_option(help: str) -> Callable[[F], F]:
     """`--prefix`, the same everywhere."""
-    return click.option("--prefix", callback=as_prefix, metavar="P", help=f"{doing} only keys under P.")
+    return click.option("--prefix", callback=as_prefix, metavar="P", help=help)
 
 
 def batches(metas: Iterable[Meta]) -> Iterator[list[Meta]]:

@@ -23,7 +23,7 @@ from .report import Report
 _KILL, _STOP = 0.25, 0.6  # at which part of the files one worker, and then the whole program, comes to its end
 
 
-@click.command(cls=Command, name="demo")
+@click.command(cls=Command, name="demo", short_help="Processes count together, are killed, and it adds up.")
 @click.option("--on", type=click.Choice(["file", "sqlite", "memory", "s3"]), help="Which kind of place; by default a folder.")
 @click.option("--where", metavar="PATH|URL", help="The place itself; by default a fresh one. An unfinished demo there goes on.")
 @click.option("--workers", type=click.IntRange(2, 32), default=4, show_default=True, help="How many at once.")
