@@ -345,8 +345,8 @@ class Client:
         problem = f"{account.host} refuses: {reply.status} {code}".rstrip() + message
         hint = _HINTS.get(code)
         if hint is None and reply.status in (401, 403):
-            here = abs(moment(reply.headers.get("date", "")) - time.time()) < 900  # HEAD says no code; S3 grants a quarter hour
-            hint = _FORBIDDEN if here or "date" not in reply.headers else _HINTS["RequestTimeTooSkewed"]
+            now = moment(reply.headers.get("date", ""))  # an answer to HEAD has no code; S3 grants a quarter of an hour
+            hint = _HINTS["RequestTimeTooSkewed"] if now and abs(now - time.time()) > 900 else _FORBIDDEN
         if reply.status in (301, 307):
             hint = "The bucket is in another region: give region=."
         location = reply.headers.get("location", "")

@@ -16,6 +16,9 @@ from collections import deque
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+# A server, or a box before it, that hangs up after its answer without saying so may take the next request along, and nobody
+# can tell then whether that one was carried out. So for these seconds each request gets a connection of its own.
+_DISTRUST = 60.0
 _MAX_HEAD = 64 * 1024
 _MAX_TALK = 16 << 20  # of an answer that is no value and no listing
 _MAX_BODY = 5 << 30  # the most S3 takes in one piece
@@ -75,6 +78,7 @@ class Pool:
         self._keep = keep
         self._idle: deque[_Connection] = deque()  # append and pop are atomic
         self._closed = False
+        self._trust_again = 0.0  # until when no connection is kept
         proxy = urlsplit(route.proxy) if route.proxy else None
         self._proxy = (proxy.hostname or "", proxy.port or 80) if proxy else None
         self._proxy_headers = ""
@@ -112,6 +116,8 @@ class Pool:
         except (OSError, _BadAnswerError) as error:
             connection.close()
             if connection.used:
+                if not connection.heard and not isinstance(error, TimeoutError):
+                    self._trust_again = time.monotonic() + _DISTRUST
                 self._drop_idle()  # what befell this one mostly befell those that lay idle with it: the next attempt connects
             raise LostAnswerError(str(error) or type(error).__name__) from error
         except BaseException:  # Ctrl-C: an answer is still to come on this connection, so nobody may use it any more
@@ -121,7 +127,8 @@ class Pool:
             finally:
                 connection.close()
             raise
-        if connection.reusable and len(self._idle) < self._keep and not self._closed:
+        keep = connection.reusable and len(self._idle) < self._keep and not self._closed
+        if keep and time.monotonic() >= self._trust_again:
             connection.used = True
             self._idle.append(connection)
             if self._closed:
@@ -190,7 +197,7 @@ class _BadAnswerError(Exception):
 
 
 class _Connection:
-    __slots__ = ("_answered", "_patience", "_sent", "_sock", "_spare", "_timeout", "reusable", "used")
+    __slots__ = ("_answered", "_patience", "_sent", "_sock", "_spare", "_timeout", "heard", "reusable", "used")
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         self._sock = sock
@@ -201,6 +208,7 @@ class _Connection:
         self._answered = False  # whether any of its answer has come
         self.reusable = True
         self.used = False  # by an earlier request
+        self.heard = False  # whether a byte of the last answer has come
 
     def close(self) -> None:
         # A child forked meanwhile holds a copy of the descriptor, so closing ours would not end the connection.
@@ -234,7 +242,7 @@ class _Connection:
 
     def exchange(self, method: str, head: bytes, body: bytes | memoryview, deadline: float) -> Reply:
         self.reusable = False  # until the whole answer is in
-        self._sent = self._answered = False
+        self._sent = self._answered = self.heard = False
         try:
             self._send(head, body, deadline)
         except (BrokenPipeError, ConnectionResetError):
@@ -273,6 +281,7 @@ class _Connection:
         self._answered = True
         if not data:
             raise _BadAnswerError("the server hung up in the middle of an answer")
+        self.heard = True
         return data
 
     def _receive(self, method: str, deadline: float) -> Reply:

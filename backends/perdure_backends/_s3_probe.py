@@ -66,7 +66,10 @@ def _once(known: dict[object, T], client: Client, prefix: str, test: Callable[[C
         with client.in_turn(_locks.setdefault(place, threading.Lock())):
             if place not in known:
                 try:
-                    known[place] = test(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
+                    try:
+                        known[place] = test(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
+                    except UnknownOutcomeError:  # an answer was lost in between: once more, with another name
+                        known[place] = test(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
                 except UnknownOutcomeError as error:  # of a write of ours; the caller's has not begun
                     problem = f"the self-test could not be finished: {error.problem}"
                     raise UnavailableError(problem, place=client.place, hint="Try again later.") from error

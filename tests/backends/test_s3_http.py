@@ -10,14 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from perdure.errors import BackendError, NotFoundError, UnavailableError, UnknownOutcomeError, UsageError
+from perdure.errors import BackendError, NotFoundError, PreconditionError, UnavailableError, UnknownOutcomeError, UsageError
+from perdure.protocol import ABSENT
+from perdure.testing import servers
 from perdure.testing.servers import S3Server
 from perdure_backends import _s3_client
 from perdure_backends._s3_http import LostAnswerError, NotSentError, Pool, Reply, Route
@@ -90,6 +94,12 @@ def scripted() -> Iterator[Callable[..., Scripted]]:
 def environment() -> Iterator[None]:
     with S3Server("none", "", "ak", "sk").environment():
         yield
+
+
+@pytest.fixture
+def stub_url() -> Iterator[str]:
+    with servers.stub() as server:
+        yield server.endpoint_url
 
 
 @pytest.fixture
@@ -255,6 +265,48 @@ def test_a_dead_connection_takes_the_idle_ones_with_it() -> None:
         before = len(accepted)
         assert backend.get("a").data == b"hello"
         assert len(accepted) == before + 1
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_hangs_up_after_each_answer_without_saying_so_is_found_out(stub_url: str) -> None:
+    """Each request on such a connection may be lost, and of a write nobody could tell: after the first, none is reused."""
+    target = urlsplit(stub_url)
+
+    def serve(connection: socket.socket) -> None:
+        with connection, socket.create_connection((target.hostname, target.port)) as server:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                if not (data := connection.recv(65536)):
+                    return
+                head += data
+            server.sendall(head)
+            connection.sendall(server.recv(65536))
+            connection.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        backend = S3Backend("bucket", uuid.uuid4().hex, endpoint_url=url, create=True)
+        etag = backend.put("a", b"0", if_match=ABSENT)
+        unknown = 0
+        for number in range(100):
+            try:
+                with pytest.raises(PreconditionError):
+                    backend.put("a", b"x", if_match=ABSENT)
+            except UnknownOutcomeError:
+                unknown += 1
+            etag = backend.put("a", b"%d" % number, if_match=etag)
+        assert backend.get("a").data == b"99"
+        assert unknown <= 1  # the one by which it was found out
         listener.shutdown(socket.SHUT_RDWR)
 
 
