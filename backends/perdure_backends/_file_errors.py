@@ -16,6 +16,7 @@ _HINTS = {
     errno.ELOOP: "A symbolic link stands where a file or folder of ours belongs: remove it.",
     errno.EISDIR: "A folder stands where the value's file belongs: move it away.",
     errno.ENOTDIR: "A file stands where a folder belongs: move it away.",
+    errno.EEXIST: "A file stands where a folder belongs: move it away.",
     errno.EAGAIN: "A pipe stands where the value's file belongs: remove it.",
     errno.ENXIO: "A socket or pipe stands where the value's file belongs: remove it.",
     errno.EMFILE: "Too many open files in this process: raise `ulimit -n`, or close some.",
