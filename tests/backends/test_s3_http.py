@@ -281,6 +281,7 @@ def test_a_server_that_hangs_up_after_each_answer_without_saying_so_is_found_out
                 head += data
             server.sendall(head)
             connection.sendall(server.recv(65536))
+            connection.recv(1, socket.MSG_PEEK)  # late enough for the next request to be on its way
             connection.shutdown(socket.SHUT_RDWR)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
