@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import RLock  # as functools does: threading takes three milliseconds more to import
 
 __all__ = ["LOCK_EX", "LOCK_NB", "LOCK_UN", "close_lock", "flock", "held", "open_lock"]
 
@@ -28,8 +27,8 @@ held: dict[int, object] = {}
 """Descriptors a forked child must not keep, since its copy of a lock would outlive a killed parent; with something that stands
 for the lock and its thread, where a thread that would wait for itself is to be told so."""
 
-_opening = RLock()
-"""Keeps a fork from coming between a descriptor and the note of it in `held`. Re-entrant, for the sake of signal handlers."""
+_opening: list[str] = []
+"""Lock files that are being opened, whose descriptors a fork may copy before they are noted in `held`."""
 
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
@@ -67,13 +66,16 @@ else:
 
 def open_lock(path: str) -> int:
     """Open a lock file, made where it is missing. A link in its place is refused. Reading rights are enough to lock."""
-    with _opening:
+    _opening.append(path)
+    try:
         try:
             fd = os.open(path, _OPEN)
         except FileNotFoundError:
             # Not at once: in a folder with the sticky bit, O_CREAT refuses the existing file of another user.
             fd = os.open(path, _OPEN | os.O_CREAT, 0o666)
         held[fd] = None
+    finally:
+        _opening.remove(path)
     return fd
 
 
@@ -84,20 +86,26 @@ def close_lock(fd: int) -> None:
         os.close(fd)
 
 
-def _fork_is_over() -> None:
-    try:
-        _opening.release()
-    except RuntimeError:
-        pass  # Ctrl-C struck while the fork waited for this: it was never taken
-
-
 def _drop_copies() -> None:
-    global _opening
-    _opening = RLock()
+    """In a forked child: close the copies of locks. The parent's stay: only `LOCK_UN` or the last copy's end releases them."""
     for fd in held:
-        os.close(fd)  # the parent's lock stays: only LOCK_UN or the last copy's end releases it
+        os.close(fd)
     held.clear()
+    if _opening:
+        locks = {(info.st_dev, info.st_ino) for path in _opening if (info := _stat(path)) is not None}
+        _opening.clear()
+        for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
+            info = _stat(int(name))
+            if info is not None and (info.st_dev, info.st_ino) in locks:
+                os.close(int(name))
+
+
+def _stat(file: str | int) -> os.stat_result | None:
+    try:
+        return os.stat(file)
+    except OSError:
+        return None  # removed meanwhile, or the descriptor of the listing itself
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_opening.acquire, after_in_parent=_fork_is_over, after_in_child=_drop_copies)
+    os.register_at_fork(after_in_child=_drop_copies)

@@ -89,12 +89,12 @@ class MemoryBackend(Backend):
         self._check_open()
         check_key(key)
         data = bytes(memoryview(data))  # bytes() alone would take a number for a length
-        space = self._space
-        blobs = space.blobs
-        with space.lock:
-            blob = Blob(data, ETag(str(next(space.versions))), time.time())
-            # No call stands between a look and the change that depends on it: signal handlers, which may write and are not
-            # kept out by their own thread's lock, come after calls only.
+        blobs, lock = self._space.blobs, self._space.lock
+        blob = Blob(data, ETag(str(next(self._space.versions))), time.time())
+        # No `with`: from Python 3.14 on Ctrl-C can strike on entering it. And no call between a look and the change that
+        # depends on it: after calls come signal handlers, which may write; their own thread's lock does not keep them out.
+        try:
+            lock.acquire()
             if if_match is None:
                 blobs[key] = blob
                 return blob.etag
@@ -105,33 +105,43 @@ class MemoryBackend(Backend):
             elif key in blobs and blobs[key].etag == if_match:
                 blobs[key] = blob
                 return blob.etag
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # Ctrl-C struck before it was acquired
         raise self._lost(key, if_match)
 
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         self._check_open()
         check_key(key)
-        blobs = self._space.blobs
-        with self._space.lock:
+        blobs, lock = self._space.blobs, self._space.lock
+        try:
+            lock.acquire()
             if if_match is None:
-                blobs.pop(key, None)
+                if key in blobs:
+                    del blobs[key]
                 return
-            if key in blobs and blobs[key].etag == if_match:  # no call from here to the next line, as in put
+            if key in blobs and blobs[key].etag == if_match:
                 del blobs[key]
                 return
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
         raise self._lost(key, if_match)
 
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         check_prefix(prefix)
         self._check_open()
-        with self._space.lock:
-            found = [item for item in self._space.blobs.items() if item[0].startswith(prefix)]
+        found = [item for item in list(self._space.blobs.items()) if item[0].startswith(prefix)]  # list() is atomic
         return (Meta(key, blob.etag, len(blob.data), blob.modified) for key, blob in found)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
         self._check_open()
-        with self._space.lock:
-            return iter([key for key in self._space.blobs if key.startswith(prefix)])
+        return iter([key for key in list(self._space.blobs) if key.startswith(prefix)])
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         self._check_open()

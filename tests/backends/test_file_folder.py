@@ -432,3 +432,28 @@ def test_a_signal_handler_never_waits_for_the_write_it_struck(backend: FileBacke
     assert "a signal handler or finalizer writes in the middle of a write" in text
     assert "set a flag" in text
     backend.put("a", b"3")
+
+
+def test_a_fork_while_a_lock_is_being_opened_copies_nothing(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy would hold the lock on as long as the child lives, even when we are killed."""
+    backend.put("a", b"1")
+    really_open, codes = os.open, []
+
+    def open_and_fork(path: str, *arguments: int) -> int:
+        fd = really_open(path, *arguments)
+        if os.path.dirname(path).endswith("locks"):
+            child = os.fork()
+            if not child:
+                try:
+                    os.fstat(fd)
+                except OSError:
+                    os._exit(0)
+                os._exit(1)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_fork)
+    backend.put("a", b"2")
+    monkeypatch.undo()
+    assert codes == [0]
+    assert backend.get("a").data == b"2"
