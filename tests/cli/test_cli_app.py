@@ -122,7 +122,11 @@ def test_closed_streams_do_no_harm(tmp_path, command, code):
 
 def test_ctrl_c_is_130(tmp_path):
     writer = subprocess.Popen(
-        [*PERDURE, "--debug", "set", "d", "k", "-"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PERDURE, "--debug", "set", "d", "k", "-"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs in the background
     )
     # It reads until the end of its input, which does not come: whenever the signal arrives, it is before that.
     writer.stdin.write(b"x" * (1 << 20))

@@ -120,7 +120,13 @@ def running(mark: str) -> list[str]:
 
 def test_ctrl_c_says_how_to_go_on(process, tmp_path):
     command = [sys.executable, "-m", "perdure", "demo", "--where", "place", *FEW]
-    demo = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    demo = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs in the background
+    )
     with demo:
         assert any(b"replaces it" in line for line in demo.stdout)
         demo.send_signal(signal.SIGINT)
