@@ -58,9 +58,9 @@ def _reads(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
     rows = [
         race("file", "get bytes", {FLOOR: floor_bytes.get_bytes, _BACKEND: backend.get}, FLAT, effort),
         race("file", "get bytes, key a/b", {FLOOR: floor_bytes.get_bytes, _BACKEND: backend.get}, NESTED, effort),
-        entry("get a small dict", FLAT, [Goal(_DICT, 1.5)]),
+        entry("get a small dict", FLAT, [Goal(_DICT, 1.5), Goal(_DICT, 1.0, of=_OPEN)]),
         entry("get a small dict, key a/b", NESTED, []),
-        entry("get a small dict, one key again and again", FLAT[:1], [Goal(_DICT, 1.0)]),
+        entry("get a small dict, one key again and again", FLAT[:1], [Goal(_DICT, 1.5), Goal(_DICT, 1.0, of=_OPEN)]),
     ]
     absent = [f"absent{i}" for i in range(100)]
     for name, keys in (("contains", FLAT), ("contains, key a/b", NESTED), ("contains, absent", absent)):

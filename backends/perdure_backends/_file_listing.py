@@ -33,21 +33,22 @@ class Listing:
             folder, prefix = ahead.pop()
             try:
                 # A whole folder at once: what happens to it between two of our yields cannot repeat or hide a name.
+                files, others = [], []
                 with os.scandir(folder) as entries:
-                    listing = list(entries)
+                    for entry in entries:
+                        if entry.is_file(follow_symlinks=False):
+                            files.append(entry.name)
+                        else:
+                            others.append(entry)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise explain(error, None, self._place, "list") from error
-            files = [entry.name for entry in listing if entry.is_file(follow_symlinks=False)]
-            rest = len(listing) - len(files)
-            if rest > 1 or (rest and (folder != self._root or not os.path.isdir(os.path.join(folder, RESERVED_FOLDER)))):
-                for entry in listing:
-                    if entry.name != RESERVED_FOLDER and entry.is_dir(follow_symlinks=False):
-                        segment = names.folder_segment(entry.name)
-                        if segment is not None:
-                            ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
-            del listing
+            for entry in others:
+                if entry.name != RESERVED_FOLDER and entry.is_dir(follow_symlinks=False):
+                    segment = names.folder_segment(entry.name)
+                    if segment is not None:
+                        ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
             segments = names.segments(files)
             yield [prefix + segment for segment in segments] if prefix else segments
 
