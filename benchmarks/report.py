@@ -22,9 +22,9 @@ tenth. The floor checks nothing, locks nothing and notices no damage; the goals 
 not reached says so.
 
 What is behind those that were not: a miss is confirmed by the one call that tells "not there" from "cannot be read", whose
-exception alone costs as much as two `access`; nearly half of what a new process takes over `python -c pass` goes into the standard
-library's `typing` and `re`; and of eight processes that increment one number those that lose look again before they try again.
-A key of several levels costs a folder one look more for each, so that a planted link is not followed.
+exception alone costs as much as two `access`; nearly half of what a new process takes over `python -c pass` goes into the
+standard library's `typing` and `re`; and of eight processes that increment one number those that lose look again before they
+try again. A key of several levels costs a folder one look more for each, so that a planted link is not followed.
 """
 
 
