@@ -92,8 +92,8 @@ def _drop_copies() -> None:
         os.close(fd)
     held.clear()
     if _opening:
+        # The list stays as it is: what our own thread was just opening is still to be taken off by it.
         locks = {(info.st_dev, info.st_ino) for path in _opening if (info := _stat(path)) is not None}
-        _opening.clear()
         for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
             info = _stat(int(name))
             if info is not None and (info.st_dev, info.st_ino) in locks:
