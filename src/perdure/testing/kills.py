@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
 import traceback
 import warnings
+from multiprocessing.connection import wait  # unlike select, with descriptors above 1024 too
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ class Kills(Kit):
         heard = b""
         try:
             while heard.count(b"\n") < acks and b"!" not in heard:
-                assert select.select([ours], [], [], PATIENCE)[0], f"the writer is stuck after {number}"
+                assert wait([ours], PATIENCE), f"the writer is stuck after {number}"
                 heard += os.read(ours, 1 << 16)
             for _ in range(spin):
                 pass  # so that it dies anywhere in its next calls

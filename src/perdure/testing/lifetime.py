@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
 import signal
 import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import wait  # unlike select, with descriptors above 1024 too
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +287,7 @@ def in_child(work: Callable[[], object]) -> None:
                 os._exit(0 if not text else 1)
     os.close(theirs)
     with open(ours, "rb") as pipe:
-        ended = select.select([pipe], [], [], PATIENCE)[0]
+        ended = wait([pipe.fileno()], PATIENCE)
         if not ended:
             os.kill(child, signal.SIGKILL)
         text = pipe.read().decode()
