@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -34,26 +35,32 @@ class Crew:
         todo = deque(enumerate(items))
         done: list[tuple[int, R]] = []
         failed: list[BaseException] = []
+        ended: SimpleQueue[None] = SimpleQueue()  # in C: what Futures wait with breaks when Ctrl-C strikes in the middle
 
         def work() -> None:
             while not failed:
                 try:
                     index, item = todo.popleft()
                 except IndexError:
-                    return
+                    break
                 try:
                     done.append((index, call(item)))
                 except BaseException as error:
                     failed.append(error)
+            ended.put(None)
 
         threads = self._running()
+        at_work = 0
         try:
-            at_work: list[Future[None]] = []
             try:
-                at_work.extend(threads.submit(work) for _ in range(min(self._size, len(items))))
+                for _ in range(min(self._size, len(items))):
+                    threads.submit(work)
+                    at_work += 1
             except RuntimeError:  # no thread can be started any more: closed meanwhile, the interpreter ends, or a limit
+                at_work += 1
                 work()
-            wait(at_work)
+            for _ in range(at_work):
+                ended.get()
         except BaseException:
             todo.clear()
             raise

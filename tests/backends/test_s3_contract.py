@@ -103,9 +103,5 @@ class TestOnSeaweedFS(OnServer, Values, Bulk, Names, Listing, Lifetime):
 @pytest.mark.s3
 @pytest.mark.torture
 @pytest.mark.skipif(not LONG, reason="takes SeaweedFS minutes: set PERDURE_ROUNDS")
-class TestRacesOnSeaweedFS(OnServer, BackendContract):
+class TestRacesOnSeaweedFS(TestOnSeaweedFS, BackendContract):
     pace = 0.02  # it takes a second or more to make up its mind about eight writers of one key
-
-    @pytest.fixture
-    def server(self, seaweedfs: S3Server) -> S3Server:
-        return seaweedfs
