@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NoReturn, Self
 
@@ -375,8 +375,15 @@ class FileBackend(Backend):
         """Remove what killed writers left behind and tell what it was. The first write of every instance does this too."""
         return self._own.sweep()
 
-    def set_aside(self, key: str) -> str:
-        """Move a value's file, whatever its state, out of the way without reading it. Returns where it is now.
+    def set_aside(self, key: str, *, unless: Callable[[], bool] = lambda: False) -> str:
+        """Move a value's file, whatever its state, out of the way without reading it.
+
+        Args:
+            key: Its key.
+            unless: Asked while no writer can come in between; where it says so, the file stays.
+
+        Returns:
+            Where it is now; `""` where it stays.
 
         Raises:
             NotFoundError: There is no file for this key.
@@ -388,6 +395,8 @@ class FileBackend(Backend):
             try:
                 held[fd] = owner
                 flock(fd, LOCK_EX)
+                if unless():
+                    return ""
                 self._own.make(folder)
                 number = 0
                 stem = os.path.join(folder, os.path.relpath(spot.path, self.path).replace(os.sep, ",")[-200:])

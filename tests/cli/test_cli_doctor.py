@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +14,8 @@ import pytest
 import perdure
 from perdure import open_backend, registry
 from perdure.cli import selftest
-from perdure.errors import NotFoundError, PolicyError
+from perdure.cli.damage import IntegrityCheck, set_aside
+from perdure.errors import NotFoundError, PolicyError, PreconditionError
 from perdure.protocol import ABSENT, Blob, ETag, Meta
 from perdure.testing import servers
 from perdure_backends.memory import MemoryBackend
@@ -110,6 +112,31 @@ def test_set_aside_twice_keeps_both(run):
         assert run("doctor", url, "--repair", "--aside", "sqlite:///aside.db", "--json").json["healthy"]
     with open_backend("sqlite:///aside.db") as place:
         assert [place.get(key).data for key in ("d", "d~1")] == kept
+
+
+def test_what_was_written_anew_since_it_was_found_stays(run, url):
+    fill(url)
+    flip(url, "d", -3)
+    with perdure.open(url) as d:
+        d["d"] = "anew"  # found damaged, and now it is whole
+        assert set_aside(d.backend, "d", "perdure-set-aside", IntegrityCheck(d.backend, "msgpack")) == ""
+        assert d["d"] == "anew"
+    flip(url, "d", -3)
+    with perdure.open(url) as d:
+        writer = threading.Thread(target=d.__setitem__, args=("d", "anew again"))
+
+        def examine(keys: list[str]) -> list[str]:
+            """Find it damaged still, and let somebody write it anew before the answer is heard."""
+            writer.start()
+            writer.join(0.2)  # on a folder it cannot get in, and writes when the damaged file is out of the way
+            return keys
+
+        try:
+            set_aside(d.backend, "d", "perdure-set-aside", examine)
+        except PreconditionError:
+            assert not url.startswith("file:")
+        writer.join()
+        assert d["d"] == "anew again"
 
 
 def test_what_cannot_be_set_aside_stays(run):

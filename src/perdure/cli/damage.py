@@ -28,25 +28,28 @@ class Unreadable:
     aside: str = ""
 
 
-def set_aside(backend: Backend, key: str, elsewhere: str) -> str:
-    """Get an unreadable value out of the way, all its bytes preserved.
+def set_aside(backend: Backend, key: str, elsewhere: str, examine: IntegrityCheck) -> str:
+    """Get an unreadable value out of the way, all its bytes preserved; but not one that somebody writes anew meanwhile.
 
     Args:
         backend: Where it is. One that can set values aside by itself does so, which also works where it can no longer read
             them.
         key: Its key.
         elsewhere: The URL of a place for those of any other backend.
+        examine: Tells whether it is unreadable.
 
     Returns:
-        Where the bytes are now.
+        Where the bytes are now; `""` where the value is readable again, and stays.
 
     Raises:
         PerdureError: It is still where it was.
     """
     own = getattr(backend, "set_aside", None)
     if own is not None:
-        return str(own(key))
-    blob = backend.get(key)
+        return str(own(key, unless=lambda: not examine([key])))
+    blob = backend.get(key)  # before the look: what is deleted below is this version or none
+    if not examine([key]):
+        return ""
     with open_place(elsewhere, must_exist=False) as place:
         kept, number = key, 0
         while True:

@@ -118,10 +118,7 @@ def _repair(backend: Backend, found: Findings, codec: str | None, aside: str) ->
     examine = IntegrityCheck(backend, codec)
     for one in found.unreadable:
         try:
-            if examine([one.key]):  # somebody may have written it anew meanwhile
-                one.aside = set_aside(backend, one.key, aside)
-            else:
-                one.aside = "readable again"
+            one.aside = set_aside(backend, one.key, aside, examine) or "readable again"
         except PerdureError as error:
             one.problem = f"{one.problem} (could not be set aside: {error})"
     _call(backend, "sweep")
