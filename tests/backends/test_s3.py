@@ -36,31 +36,6 @@ from perdure_backends.s3 import S3Backend
 pytest.importorskip("botocore")
 
 
-@pytest.fixture(scope="module")
-def stub() -> Iterator[S3Server]:
-    with servers.stub() as server, server.environment():
-        yield server
-
-
-@pytest.fixture(scope="module")
-def seaweedfs() -> Iterator[S3Server]:
-    with servers.seaweedfs() as server, server.environment():
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    pytest.importorskip("moto.server")
-    with servers.moto() as server, server.environment():
-        yield server
-
-
-@pytest.fixture
-def proxy(stub: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(stub.endpoint_url) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def backend(proxy: FaultProxy) -> Iterator[S3Backend]:
     with S3Backend("bucket", uuid.uuid4().hex, endpoint_url=proxy.endpoint_url, create=True) as backend:

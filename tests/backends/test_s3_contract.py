@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from perdure.errors import UnavailableError
 from perdure.protocol import ABSENT, Backend
-from perdure.testing import BackendContract, servers
+from perdure.testing import BackendContract
 from perdure.testing.lifetime import Lifetime
 from perdure.testing.listing import Listing
 from perdure.testing.names import Names
@@ -35,25 +34,6 @@ class OnServer:
     @pytest.fixture(autouse=True)
     def at_server(self, server: S3Server) -> None:
         self.endpoint_url = server.endpoint_url  # on this object, which travels to other processes
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[S3Server]:
-    with servers.stub() as server, server.environment():
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    pytest.importorskip("moto.server")
-    with servers.moto() as server, server.environment():
-        yield server
-
-
-@pytest.fixture(scope="module")
-def seaweedfs() -> Iterator[S3Server]:
-    with servers.seaweedfs() as server, server.environment():
-        yield server
 
 
 class TestOnStub(OnServer, BackendContract):

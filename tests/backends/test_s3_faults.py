@@ -14,7 +14,6 @@ import pytest
 
 from perdure.errors import BackendError, NotFoundError, PreconditionError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import ABSENT
-from perdure.testing import servers
 from perdure.testing.proxy import Fault, FaultProxy, Request
 from perdure.testing.servers import S3Server
 from perdure_backends import _s3_client
@@ -34,24 +33,6 @@ CONFLICT = Fault(answer_before=409, code="ConditionalRequestConflict")
 SLOW = Fault(delay=0.05)
 LATE = Fault(delay=0.4)  # longer than a counting client waits: it arrives after the next attempt, and its answer never
 PASSING = [LOST, TWICE, NOT_SENT, BUSY_BEFORE, BUSY_AFTER, BROKEN_AFTER, CONFLICT, SLOW]
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[S3Server]:
-    with servers.stub() as server, server.environment():
-        yield server
-
-
-@pytest.fixture(scope="module")
-def seaweedfs() -> Iterator[S3Server]:
-    with servers.seaweedfs() as server, server.environment():
-        yield server
-
-
-@pytest.fixture
-def proxy(stub: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(stub.endpoint_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture
