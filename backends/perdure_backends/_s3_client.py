@@ -9,53 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from html import unescape
-from typing import Literal, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 from urllib.parse import quote
 
 from perdure.errors import BackendError, PerdureError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import Buffer
 
 from ._s3_account import Account, Settings, find_account, forget_sessions
+from ._s3_answers import AGAIN, FORBIDDEN, HINTS, STALE, Method, code_of, is_answer, is_strange, moment
 from ._s3_http import LostAnswerError, NotSentError, Pool, Reply
 from ._s3_sign import sign
-
-Method = Literal["GET", "HEAD", "PUT", "DELETE"]
 
 _pause = time.sleep
 _LONGEST_WAIT = 1e6  # seconds; a socket cannot wait for ever by another way than having no limit
 _is_plain = re.compile(r"[A-Za-z0-9_.~/-]*\Z").match
-_find_code = re.compile(r"<Code>([^<]*)</Code>").search
 _find_message = re.compile(r"<Message>([^<]*)</Message>").search
 _find_region = re.compile(r"<Region>([a-z0-9-]+)</Region>").search
-
-_ANSWERS = {"GET": (200, 304, 404), "HEAD": (200, 404), "PUT": (200, 404, 412), "DELETE": (200, 204, 404, 412)}
-# Not carried out, and worth another try. (Of 5xx nobody knows whether it was: a middle box may say so after forwarding.)
-_AGAIN = frozenset(
-    (
-        "RequestTimeout",
-        "IncompleteBody",
-        "BadDigest",
-        "XAmzContentSHA256Mismatch",
-        "OperationAborted",
-        "ConditionalRequestConflict",
-    )
-)
-_STALE = frozenset(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"))
-_HINTS = {
-    "InvalidAccessKeyId": "The server does not know this access key: check the credentials, the profile and the endpoint.",
-    "SignatureDoesNotMatch": "The secret key is wrong, or something on the way changes requests.",
-    "RequestTimeTooSkewed": "The clock of this machine is wrong: set it.",
-    "ExpiredToken": "The temporary credentials ran out: log in again.",
-    "InvalidBucketName": "Bucket names have 3 to 63 lower-case letters, digits, dots and hyphens.",
-    "EntityTooLarge": "A value may have 5 GiB at most.",
-}
-_FORBIDDEN = (
-    "The credentials are wrong, or do not allow this: they need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket "
-    "(without the last, S3 answers 403 for keys that are merely absent)."
-)
 
 
 class Answer(NamedTuple):
@@ -185,23 +155,23 @@ class Client:
                     problem, cause, doubt = f"the answer of {account.host} did not arrive: {error}", error, True
                 else:
                     status = reply.status
-                    code = _code(reply) if status >= 300 else ""
-                    strange = _is_strange(method, reply, code)
+                    code = code_of(reply) if status >= 300 else ""
+                    strange = is_strange(method, reply, code)
                     if status == 404 and not self._is_only_the_object(reply, code, name, key):
                         code = "OperationAborted"  # the bucket has just been created: again
-                    elif not strange and _is_answer(method, status, name, headers):
+                    elif not strange and is_answer(method, status, name, headers):
                         self._bucket_is_there = self._bucket_is_there or status != 404
                         return Answer(status, reply.headers, reply.body, doubt)
                     if not fresh and self._is_elsewhere(reply, account, code):
                         fresh = True
                         continue
-                    if not fresh and (code in _STALE or (status == 400 and method == "HEAD")):  # HEAD cannot say why
+                    if not fresh and (code in STALE or (status == 400 and method == "HEAD")):  # HEAD cannot say why
                         fresh = True
                         forget_sessions()
                         self._forget_door(account)
                         continue
                     unsure = strange or (status >= 500 and status != 501)
-                    if not (unsure or status in (408, 429) or (status == 409 and name) or code in _AGAIN):
+                    if not (unsure or status in (408, 429) or (status == 409 and name) or code in AGAIN):
                         self._refused(reply, code, account, key)
                     problem = f"{account.host} answered {status} {code}".rstrip() + (", but not as S3 does" if strange else "")
                     doubt = doubt or unsure
@@ -343,10 +313,10 @@ class Client:
         said = _find_message(reply.body.decode("utf-8", "replace"))
         message = f": {unescape(said[1])[:300]}" if said else ""
         problem = f"{account.host} refuses: {reply.status} {code}".rstrip() + message
-        hint = _HINTS.get(code)
+        hint = HINTS.get(code)
         if hint is None and reply.status in (401, 403):
             now = moment(reply.headers.get("date", ""))  # an answer to HEAD has no code; S3 grants a quarter of an hour
-            hint = _HINTS["RequestTimeTooSkewed"] if now and abs(now - time.time()) > 900 else _FORBIDDEN
+            hint = HINTS["RequestTimeTooSkewed"] if now and abs(now - time.time()) > 900 else FORBIDDEN
         if reply.status in (301, 307):
             hint = "The bucket is in another region: give region=."
         location = reply.headers.get("location", "")
@@ -366,36 +336,9 @@ def unknown_outcome(problem: str, key: str | None, place: str, token: str | None
     return error
 
 
-@lru_cache(512)
-def moment(text: str) -> float:
-    """A header's date in seconds since the epoch; 0 if it is none."""
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
-
-
 def flat(data: Buffer) -> bytes | memoryview:
     """`data` as plain bytes in a row, without a copy where possible."""
     if isinstance(data, bytes):
         return data
     view = memoryview(data)
     return view.cast("B") if view.c_contiguous else bytes(view)
-
-
-def _code(reply: Reply) -> str:
-    found = _find_code(reply.body.decode("utf-8", "replace")) if reply.body else None
-    return found[1] if found else ""
-
-
-def _is_answer(method: Method, status: int, name: str, headers: Mapping[str, str] | None) -> bool:
-    if status in (304, 412) and not headers:
-        return False  # nobody set a condition
-    return status in _ANSWERS[method] or (status == 403 and method == "HEAD" and not name)
-
-
-def _is_strange(method: Method, reply: Reply, code: str) -> bool:
-    """Tell whether a box on the way made this answer up: S3 never says so much, nor "not found" without an error code."""
-    return bool(reply.body.strip()) and (
-        (reply.status == 404 and not code) or (method == "DELETE" and reply.status in (200, 204))
-    )

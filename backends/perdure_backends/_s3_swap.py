@@ -30,7 +30,8 @@ from typing import NamedTuple
 from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import ABSENT, Condition, ETag
 
-from ._s3_client import Client, moment, unknown_outcome
+from ._s3_answers import moment
+from ._s3_client import Client, unknown_outcome
 
 WRITERS = "x-amz-meta-perdure-writers"
 DELETED = "x-amz-meta-perdure-deleted"
