@@ -22,7 +22,9 @@ STUCK = ["LockStaysAfterCtrlC", "LockIsInheritedByForks"]  # these are found out
 
 def start(base: Path, backends: dict[str, list[str]], patience: int) -> tuple[Path, subprocess.Popen[str]]:
     """Run some tests with some backends in another process."""
-    options = ["-p", "no:cacheprovider", "-o", "addopts=", "--tb=line", f"--junitxml={base}.xml", f"--basetemp={base}"]
+    # One that hangs names itself: its threads are printed after a while, and the time that pytest allows is less than ours.
+    options = ["-v", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "faulthandler_timeout=100", "--timeout=200"]
+    options += ["--tb=line", "--hypothesis-profile=found", f"--junitxml={base}.xml", f"--basetemp={base}"]
     ids = [f"{broken.__file__}::Test{name}::{test}" for name, tests in backends.items() for test in tests]
     environment = os.environ | {"PERDURE_PATIENCE": str(patience), "PERDURE_ROUNDS": "1"}
     command = [sys.executable, "-m", "pytest", *options, *ids]
@@ -40,6 +42,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     for report, process in runs:
         try:
             output = process.communicate(timeout=250)[0]
+        except subprocess.TimeoutExpired as error:
+            pytest.fail(f"stuck: {(error.output or b'').decode()[-5000:]}", pytrace=False)
         finally:
             process.kill()
         assert process.returncode == 1, output

@@ -9,6 +9,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +89,9 @@ class Threads(Crew):
                 try:
                     number, answer = self._answers.get(timeout=PATIENCE)
                 except queue.Empty:
-                    raise AssertionError(f"stuck after {PATIENCE} s: {self._where(answers)}") from None
+                    where = self._where(answers)
+                    self._threads.clear()  # `close` need not wait for them once more
+                    raise AssertionError(f"stuck after {PATIENCE} s: {where}") from None
                 answers[number] = answer
         return _judge([answers[number] for number in range(len(moves))])
 
@@ -100,8 +103,7 @@ class Threads(Crew):
     def close(self) -> None:
         for inbox in self._moves:
             inbox.put(None)
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        _all_ended(self._threads)
 
 
 class Processes(Crew):
@@ -170,9 +172,10 @@ class Processes(Crew):
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
                 pipe.send(("end", None))
-        for member in self._members:
-            member.join(PATIENCE)
-        self.kill()
+        try:
+            _all_ended(self._members)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End them at once."""
@@ -183,6 +186,15 @@ class Processes(Crew):
             member.join(PATIENCE)
         for pipe in self._pipes:
             pipe.close()
+
+
+def _all_ended(members: Sequence[Any]) -> None:
+    """Wait for all of them together, and fail when one does not end: silence here would cost a minute a member, unseen."""
+    deadline = time.monotonic() + PATIENCE
+    for member in members:
+        member.join(max(0.0, deadline - time.monotonic()))
+    stuck = sum(member.is_alive() for member in members)
+    assert not stuck, f"{stuck} of {len(members)} did not end within {PATIENCE} s"
 
 
 _spawned: Processes | None = None
