@@ -8,12 +8,14 @@ import pprint
 import shutil
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
+from itertools import islice
 from typing import Any, TypeVar
 
 import click
 
 from ..codecs import Filter
-from ..errors import NotFoundError, PreconditionError, UntrustedError, UsageError
+from ..errors import BackendError, NotFoundError, PreconditionError, UntrustedError, UsageError
 from ..mapping import PersiDict
 from ..mapping.flags import ANY_ETAG, ETAG_IS_THE_SAME, ITEM_NOT_AVAILABLE, NEVER_RETRIEVE
 from ..mapping.opening import open as open_dict
@@ -82,10 +84,14 @@ def get_command(url: str, key: str, raw: bool, codec: str | None, filters: tuple
     if raw and as_json:
         raise UsageError("--raw prints the stored bytes, and --json a value: give one of them")
     with open_place(url) as backend:
-        if raw:
-            _write_bytes(backend.get(key).data)
-            return DONE
-        value = _open_dict(backend, codec, filters)[segments]
+        try:
+            if raw:
+                _write_bytes(backend.get(key).data)
+                return DONE
+            value = _open_dict(backend, codec, filters)[segments]
+        except NotFoundError as error:
+            error.hint = _what_there_is(backend, key)
+            raise
     if as_json:
         try:
             print_json({"key": key, "value": value, "type": type(value).__name__})
@@ -166,6 +172,18 @@ def rm_command(url: str, keys: tuple[str, ...], prefix: str | None, yes: bool, a
                 raise NotFoundError(key=missing[0], place=backend.place)
             raise NotFoundError(f"{len(missing):,} keys not found: {', '.join(missing[:20])}", place=backend.place)
     return DONE
+
+
+def _what_there_is(backend: Backend, key: str) -> str:
+    """For somebody who asked for a key that is not there."""
+    folder, slash, _ = key.rpartition("/")
+    try:
+        if next(backend.keys(f"{key}/"), None) is not None:
+            return f"There are keys below it: perdure ls {backend.place} --prefix {key}/"
+        close = get_close_matches(key, islice(backend.keys(folder + slash), 1000), 1)
+    except BackendError:
+        close = []  # on a bucket one may be allowed to read and not to list
+    return f"Did you mean {close[0]!r}?" if close else f"perdure ls {backend.place} shows what is there."
 
 
 def _confirm(question: str) -> None:
