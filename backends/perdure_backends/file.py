@@ -26,6 +26,7 @@ from perdure.errors import (
     NotModified,
     PerdureError,
     PreconditionError,
+    UnavailableError,
     UnknownOutcomeError,
     UsageError,
 )
@@ -169,8 +170,10 @@ class FileBackend(Backend):
                 yield self.head(key)
             except NotFoundError:
                 continue  # deleted since its name was read
-            except IntegrityError:
-                # Listed all the same: whoever looks for damage must find it. No version compares equal to this one.
+            except UnavailableError:
+                raise
+            except (IntegrityError, BackendError):
+                # Listed all the same: whoever looks for what cannot be read must find it. No version equals this one.
                 try:
                     info = os.lstat(self._spots[key].path)
                 except FileNotFoundError:

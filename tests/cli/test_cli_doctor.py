@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import perdure
 from perdure import open_backend, registry
 from perdure.cli import selftest
-from perdure.cli.damage import IntegrityCheck, set_aside
+from perdure.cli.damage import IntegrityCheck, Unreadable, set_aside
 from perdure.errors import NotFoundError, PolicyError, PreconditionError
 from perdure.protocol import ABSENT, Blob, ETag, Meta
 from perdure.testing import servers
@@ -125,11 +126,11 @@ def test_what_was_written_anew_since_it_was_found_stays(run, url):
     with perdure.open(url) as d:
         writer = threading.Thread(target=d.__setitem__, args=("d", "anew again"))
 
-        def examine(keys: list[str]) -> list[str]:
+        def examine(keys: list[str]) -> list[Unreadable]:
             """Find it damaged still, and let somebody write it anew before the answer is heard."""
             writer.start()
             writer.join(0.2)  # on a folder it cannot get in, and writes when the damaged file is out of the way
-            return keys
+            return [Unreadable(key, "damaged") for key in keys]
 
         try:
             set_aside(d.backend, "d", "perdure-set-aside", examine)
@@ -147,6 +148,42 @@ def test_what_cannot_be_set_aside_stays(run):
     assert "could not be set aside" in answer["unreadable"][0]["problem"]
     with open_backend("sqlite:///place.db") as backend:
         assert backend.get("d").data == damaged
+
+
+@pytest.fixture
+def folder(run) -> Iterator[Path]:
+    """A folder for somebody who is not root, to whom no file is closed; during the test we are that somebody."""
+    fill("file:known")  # all that is imported at first use: another user may not even read Python's own folder
+    run("doctor", "file:known")
+    run("cp", "file:known", "file:copied")
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to others
+        root = os.geteuid() == 0
+        if root:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(name, "place")
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
+def test_one_value_that_may_not_be_read_does_not_keep_us_from_the_others(run, folder):
+    fill(f"file:{folder}")
+    (folder / "d.perdure").chmod(0)
+    found = run("doctor", f"file:{folder}", "--json", code=1).json
+    (one,) = found["unreadable"]
+    assert (one["key"], one["closed"]) == ("d", True)
+    assert "Check the owner and mode" in one["problem"]
+    assert found["values"] == 3
+    assert "--repair" not in run("doctor", f"file:{folder}", code=1).out
+    assert "d" in run("doctor", f"file:{folder}", "--repair", code=1).out
+    assert (folder / "d.perdure").exists(), "a mode is not mended by setting the value aside"
+    assert {item["key"] for item in run("ls", f"file:{folder}", "--long", "--json").json} == {"a", "b/c", "d"}
+    copied = run("cp", f"file:{folder}", f"file:{folder}-copy", "--json", code=1).json
+    assert copied["copied"] == 2
+    assert list(copied["unreadable"]) == ["d"]
 
 
 def test_a_file_cut_short_is_set_aside_although_nobody_can_read_it(run):

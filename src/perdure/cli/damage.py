@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from errno import EACCES, EPERM
 from zlib import crc32
 
 from ..codecs import codec_by_name
@@ -21,11 +22,13 @@ class Unreadable:
         key: Its key.
         problem: What is wrong with it.
         aside: Where its bytes are now; empty as long as they are in place.
+        closed: Whether its bytes may well be whole, and only we may not read them. That is not mended by setting them aside.
     """
 
     key: str
     problem: str
     aside: str = ""
+    closed: bool = False
 
 
 def set_aside(backend: Backend, key: str, elsewhere: str, examine: IntegrityCheck) -> str:
@@ -46,7 +49,7 @@ def set_aside(backend: Backend, key: str, elsewhere: str, examine: IntegrityChec
     """
     own = getattr(backend, "set_aside", None)
     if own is not None:
-        return str(own(key, unless=lambda: not examine([key])))
+        return str(own(key, unless=lambda: all(one.closed for one in examine([key]))))
     blob = backend.get(key)  # before the look: what is deleted below is this version or none
     if not examine([key]):
         return ""
@@ -86,8 +89,11 @@ class IntegrityCheck:
 
     def __call__(self, keys: list[str]) -> list[Unreadable]:
         """Look at some values."""
-        blobs, damaged = read_all(self._backend, keys)
-        found = [Unreadable(key, error.problem) for key, error in damaged.items()]
+        blobs, errors = read_all(self._backend, keys)
+        found = []
+        for key, error in errors.items():
+            closed = isinstance(error, BackendError) and error.errno in (EACCES, EPERM)
+            found.append(Unreadable(key, f"{error.problem}. {error.hint}" if closed else error.problem, closed=closed))
         for key, blob in blobs.items():
             try:
                 self._check(blob.data)

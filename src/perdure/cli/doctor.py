@@ -117,6 +117,8 @@ def _call(backend: Backend, method: str) -> list[str]:
 def _repair(backend: Backend, found: Findings, codec: str | None, aside: str) -> None:
     examine = IntegrityCheck(backend, codec)
     for one in found.unreadable:
+        if one.closed:
+            continue
         try:
             one.aside = set_aside(backend, one.key, aside, examine) or "readable again"
         except PerdureError as error:
@@ -155,5 +157,6 @@ def _tell(found: Findings, repair: bool) -> None:
     if found.healthy:
         styled(out, ("healthy", "bold green"))
     else:
-        hint = "; --repair sets unreadable values aside, without deleting them" if found.unreadable and not repair else ""
+        mendable = not repair and any(not one.closed for one in found.unreadable)
+        hint = "; --repair sets unreadable values aside, without deleting them" if mendable else ""
         styled(out, ("problems found", "bold red"), hint)

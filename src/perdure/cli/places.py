@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import BackendError, IntegrityError, NotFoundError, PerdureError
+from ..errors import BackendError, IntegrityError, NotFoundError, PerdureError, UnavailableError
 from ..protocol import Backend, Blob, Meta, check_key
 from ..registry import open_backend
 
@@ -74,24 +74,36 @@ def batches(metas: Iterable[Meta]) -> Iterator[list[Meta]]:
 
 
 def read_all(backend: Backend, keys: list[str]) -> tuple[dict[str, Blob], dict[str, PerdureError]]:
-    """Read many values, and what is damaged among them does not keep the others from us.
+    """Read many values, and what cannot be read among them does not keep the others from us.
 
     Returns:
-        The values that could be read, and the error of each that is there and could not. Absent keys are in neither.
+        The values that could be read, and the error of each that is there and could not: damaged, or of somebody who does not
+        let us read it. Absent keys are in neither.
 
     Raises:
-        PerdureError: Not damage of one value, but of the place: nothing can be read at the moment.
+        PerdureError: It is not one value but the place: nothing can be read at the moment.
     """
     try:
         return backend.get_many(keys), {}
-    except IntegrityError:
-        blobs: dict[str, Blob] = {}
-        damaged: dict[str, PerdureError] = {}
-        for key in keys:
-            try:
-                blobs[key] = backend.get(key)
-            except NotFoundError:
-                continue
-            except IntegrityError as error:
-                damaged[key] = error
-        return blobs, damaged
+    except (IntegrityError, BackendError) as error:
+        if not _is_of_one_value(error):
+            raise
+    blobs: dict[str, Blob] = {}
+    unreadable: dict[str, PerdureError] = {}
+    for key in keys:
+        try:
+            blobs[key] = backend.get(key)
+        except NotFoundError:
+            continue
+        except (IntegrityError, BackendError) as error:
+            if not _is_of_one_value(error):
+                raise
+            unreadable[key] = error
+    return blobs, unreadable
+
+
+def _is_of_one_value(error: PerdureError) -> bool:
+    # What the system says when a file is read is of that file. A server or a database that refuses, refuses everything.
+    return not isinstance(error, BackendError) or (
+        error.key is not None and error.errno is not None and not isinstance(error, UnavailableError)
+    )
