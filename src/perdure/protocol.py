@@ -177,7 +177,8 @@ class Backend(Protocol):
         """List what is stored under `prefix` (`""` or ends in `"/"`), in no particular order.
 
         A key that is there from the first step to the last is listed exactly once; one that comes or goes meanwhile may
-        or may not be. Files and objects that are not ours are not listed. Argument errors are raised by the call itself.
+        or may not be. A value that is damaged or may not be read is listed like the others, with an ETag that equals none.
+        Files and objects that are not ours are not listed. Argument errors are raised by the call itself.
         """
         raise NotImplementedError
 
