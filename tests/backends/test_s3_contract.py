@@ -10,7 +10,7 @@ import pytest
 
 from perdure.errors import UnavailableError
 from perdure.protocol import ABSENT, Backend
-from perdure.testing import BackendContract
+from perdure.testing import BackendContract, BackendMachine
 from perdure.testing.lifetime import Lifetime
 from perdure.testing.listing import Listing
 from perdure.testing.names import Names
@@ -80,8 +80,15 @@ class TestOnSeaweedFS(OnServer, Values, Bulk, Names, Listing, Lifetime):
         assert backend.get("a/b").data == b"a/b"
 
 
+class WithoutFolders(BackendMachine):
+    """No key is a folder of another: SeaweedFS refuses to create a value where others lie below."""
+
+    keys = ("a/b", "a.b/c", "a-", "ab", "A", "b/a/b", "b/a/B", ".a", "con", "a=")
+
+
 @pytest.mark.s3
 @pytest.mark.torture
 @pytest.mark.skipif(not LONG, reason="takes SeaweedFS minutes: set PERDURE_ROUNDS")
 class TestRacesOnSeaweedFS(TestOnSeaweedFS, BackendContract):
     pace = 0.02  # it takes a second or more to make up its mind about eight writers of one key
+    machine = WithoutFolders
