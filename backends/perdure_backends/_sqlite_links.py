@@ -143,7 +143,8 @@ class Seat:
         self.link = link
 
     def __del__(self) -> None:
-        self.links.give_back(self.link)
+        if hasattr(self, "link"):  # not when Ctrl-C struck in the very first step; then the link goes with the backend
+            self.links.give_back(self.link)
 
 
 def _before_fork() -> None:
