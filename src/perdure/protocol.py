@@ -177,8 +177,9 @@ class Backend(Protocol):
         """List what is stored under `prefix` (`""` or ends in `"/"`), in no particular order.
 
         A key that is there from the first step to the last is listed exactly once; one that comes or goes meanwhile may
-        or may not be. A value that is damaged or may not be read is listed like the others, with an ETag that equals none.
-        Files and objects that are not ours are not listed. Argument errors are raised by the call itself.
+        or may not be. A value that cannot be read is listed all the same, and where not even its version can be told,
+        with an ETag that no version has. Files and objects that are not ours are not listed. Argument errors are raised by
+        the call itself.
         """
         raise NotImplementedError
 

@@ -318,6 +318,23 @@ def test_modes_follow_the_umask(folder: Path, mask: int) -> None:
     assert stat.S_IMODE((folder / "a").stat().st_mode) == 0o777 & ~mask
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of open files are POSIX")
+def test_what_keeps_a_listing_from_every_value_is_no_damage_of_each(backend: FileBackend) -> None:
+    import resource
+
+    backend.put_many({"a": b"1", "b": b"2", "c": b"3"})
+    listing = backend.scan()
+    next(listing)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(perdure.UnavailableError, match="Too many open files"):
+            list(listing)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(list(backend.scan())) == 3
+
+
 def test_a_damaged_file_is_named_listed_and_set_aside(folder: Path, backend: FileBackend) -> None:
     for key in ("good", "a/bad"):
         backend.put(key, b"value" * 10)

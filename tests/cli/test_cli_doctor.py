@@ -178,7 +178,8 @@ def test_one_value_that_may_not_be_read_does_not_keep_us_from_the_others(run, fo
     assert "Check the owner and mode" in one["problem"]
     assert found["values"] == 3
     assert "--repair" not in run("doctor", f"file:{folder}", code=1).out
-    assert "d" in run("doctor", f"file:{folder}", "--repair", code=1).out
+    (one,) = run("doctor", f"file:{folder}", "--repair", "--json", code=1).json["unreadable"]
+    assert (one["key"], one["aside"]) == ("d", "")
     assert (folder / "d.perdure").exists(), "a mode is not mended by setting the value aside"
     assert {item["key"] for item in run("ls", f"file:{folder}", "--long", "--json").json} == {"a", "b/c", "d"}
     copied = run("cp", f"file:{folder}", f"file:{folder}-copy", "--json", code=1).json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pprint
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -177,13 +178,14 @@ def rm_command(url: str, keys: tuple[str, ...], prefix: str | None, yes: bool, a
 def _what_there_is(backend: Backend, key: str) -> str:
     """For somebody who asked for a key that is not there."""
     folder, slash, _ = key.rpartition("/")
+    url = shlex.quote(backend.place)
     try:
         if next(backend.keys(f"{key}/"), None) is not None:
-            return f"There are keys below it: perdure ls {backend.place} --prefix {key}/"
+            return f"There are keys below it: perdure ls {url} --prefix {key}/"
         close = get_close_matches(key, islice(backend.keys(folder + slash), 1000), 1)
     except BackendError:
         close = []  # on a bucket one may be allowed to read and not to list
-    return f"Did you mean {close[0]!r}?" if close else f"perdure ls {backend.place} shows what is there."
+    return f"Did you mean {close[0]!r}?" if close else f"perdure ls {url} shows what is there."
 
 
 def _confirm(question: str) -> None:

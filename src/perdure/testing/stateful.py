@@ -24,7 +24,7 @@ datas = st.binary(max_size=40) | st.sampled_from([b"", b"0", b"x" * 5000])
 
 
 class BackendMachine(RuleBasedStateMachine):
-    """Calls a backend and a dict side by side. `opener` must be set in a subclass."""
+    """Calls a backend and a dict side by side. `opener` must be set in a subclass, and `keys` may be narrowed there."""
 
     opener: Callable[[], Backend]
     keys: Sequence[str] = KEYS
@@ -144,7 +144,7 @@ class Model(Kit):
     """Random sequences of calls."""
 
     examples: int = 25
-    machine = BackendMachine
+    machine = BackendMachine  # or a subclass with other keys, for a server that lacks what is not the backend's to mend
 
     def test_it_behaves_like_a_dict(self, where: Path, backend: Backend) -> None:
         backend.close()  # it was only asked for because it skips where nothing is kept
