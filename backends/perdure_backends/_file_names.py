@@ -40,7 +40,7 @@ class Names(Protocol):
 _PLAIN = re.compile(r"(?!\.)[a-z0-9()_\-~.=]+(?<!\.)\Z").match
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE).match
 _USUAL = b"abcdefghijklmnopqrstuvwxyz0123456789()_-~.=\0"
-_ODD_START = re.compile(r"\0(?:\.|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.)").search  # or nothing before the suffix
+_ODD_START = r"\0(?:\.|(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\.)"  # or nothing before the suffix
 _ODD_ENDS = ("..perdure\0", ".perdure.perdure\0")
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
@@ -78,7 +78,7 @@ class PortableNames:
         lines = "\0".join(["", *names, ""])  # no name holds this
         if lines.isascii() and not lines.encode().translate(None, _USUAL):
             found = lines[1:].split(".perdure\0")  # as many as there are lines: then each of these ends so
-            odd = _ODD_START(lines) or (lines.count(".") > len(names) and any(end in lines for end in _ODD_ENDS))
+            odd = re.search(_ODD_START, lines) or (lines.count(".") > len(names) and any(end in lines for end in _ODD_ENDS))
             if len(found) == len(names) + 1 and not odd:
                 found.pop()
                 return found
