@@ -17,46 +17,49 @@ gate = threading.RLock()
 """Held while a fork is on its way. A thread needs it to use a backend for the first time."""
 
 inherited: dict[str, list[Any]] = {}
-"""Databases this process must not open: it got connections to them from a fork that passed Python's hooks by. They are kept
-here, unused, because not even closing them would be safe."""
+"""Databases this process must not open: it got connections to them from a fork that passed Python's hooks by, or was
+made by a signal handler in the middle of a call. They are kept here, unused, because not even closing them would be safe."""
+
+made: list[str] = []
+"""Databases that this process has set out to make."""
 
 _in_use: set[Links] = set()
-_stopped: list[Any] = []
 
 
 class Link:
-    """A connection and a lock descriptor. They are used, and shut, under `lock` only.
+    """A connection and a lock descriptor. They are used, and shut, under `lock` only, and by nobody else while it is `busy`.
 
-    The lock is re-entrant for the sake of signal handlers and finalizers, which may call the backend in the middle of a call.
+    A signal handler or finalizer may call the backend in the middle of a call of its own thread. Until Python 3.12 the garbage
+    collector runs finalizers, and they let signal handlers run, even within a call into C: to close a connection then, or to
+    use it, would crash the interpreter. The lock, being re-entrant, lets them in; `busy` tells them to keep their hands off.
 
     Attributes:
+        busy: Whether a call is on its way. Its thread holds `lock`.
+        alone: Whether that call is in the middle of a transaction of several statements.
         path: The file behind `db`, links resolved.
         inode: Its number, to notice that somebody put another file in its place.
         read: `db.execute`, once it may be used for reading.
         write: The same, once it may be used for writing.
-        transaction: The connection in the middle of a transaction, which is then nowhere else.
         fd: The lock file, or -1.
-        adopted: How many connections there have been.
         look_again: When, by the monotonic clock, `is_current` is to be asked next.
     """
 
-    __slots__ = ("adopted", "db", "fd", "inode", "lock", "look_again", "path", "read", "transaction", "write")
+    __slots__ = ("alone", "busy", "db", "fd", "inode", "lock", "look_again", "path", "read", "write")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.busy = self.alone = False
         self.db: Any = None
-        self.transaction: Any = None
         self.read: Callable[..., Any] | None = None
         self.write: Callable[..., Any] | None = None
         self.path = ""
-        self.inode = self.adopted = 0
+        self.inode = 0
         self.fd = -1
         self.look_again = 0.0
 
     def adopt(self, db: Any, path: str, inode: int) -> None:
         """Take over an open connection."""
         self.drop()
-        self.adopted += 1
         self.path, self.inode = path, inode
         self.db, self.read = db, db.execute
 
@@ -70,18 +73,20 @@ class Link:
         return current
 
     def drop(self) -> None:
-        """Close the connection, and take back a transaction that was interrupted."""
+        """Close the connection."""
         self.read = self.write = None
         db, self.db = self.db, None
-        transaction, self.transaction = self.transaction, None
-        if transaction is not None:
-            try:
-                transaction.rollback()  # which closing would put off until the cursor of the interrupted call is gone
-            except sqlite3.ProgrammingError:
-                pass  # it is closed already
-            transaction.close()
         if db is not None:
             db.close()
+
+    def struck(self) -> bool:
+        """Tell whether the call that is on its way is one of this thread, which now runs a signal handler or finalizer."""
+        if self.busy and self.lock.acquire(blocking=False):
+            try:
+                return self.busy  # another thread's may have ended just now
+            finally:
+                self.lock.release()
+        return False
 
     def shut(self) -> None:
         """Close the connection and the lock file."""
@@ -125,12 +130,29 @@ class Links:
     def retire(self) -> None:
         """Shut what is not in the middle of a call. For the end of the backend or of the process."""
         _in_use.discard(self)
+        self.shut(blocking=False)
+
+    def shut(self, *, blocking: bool) -> None:
+        """Shut what is not in the middle of a call.
+
+        Args:
+            blocking: Whether to wait for calls of other threads.
+        """
         for link in list(self.all):
-            if link.lock.acquire(blocking=False):
+            if link.lock.acquire(blocking=blocking):
                 try:
-                    link.shut()
+                    if not link.busy:
+                        link.shut()
                 finally:
                     link.lock.release()
+
+
+def struck() -> list[Link]:
+    """The links of this thread that are in the middle of a call, which a signal handler or finalizer struck.
+
+    Whoever finds any must not wait for other threads: one of them may be waiting for this one.
+    """
+    return [link for links in list(_in_use) for link in list(links.all) if link.struck()]
 
 
 class Seat:
@@ -147,41 +169,67 @@ class Seat:
             self.links.give_back(self.link)
 
 
+class _Stopped(threading.local):
+    """The locks that this thread took for a fork."""
+
+    def __init__(self) -> None:
+        self.locks: list[Any] = []
+
+
+_stopped = _Stopped()
+
+
 def _before_fork() -> None:
     """Wait until no call is on its way, then close everything.
 
     SQLite keeps the locks it holds in a table of the process. A forked child inherits the table but not the locks: what it
     opens then believes to be protected and is not, and the parent's last close deletes the log with the child's writes in it.
+
+    A fork in the middle of a call waits for nothing, and what is in use remains open; the child must not use that.
     """
-    _stop(gate)
+    blocking = not struck()
+    _stop(gate, blocking)
     for links in list(_in_use):
         for link in list(links.all):
-            _stop(link.lock)
-            link.shut()
+            if _stop(link.lock, blocking) and not link.busy:
+                link.shut()
 
 
-def _stop(lock: Any) -> None:
-    _stopped.append(lock)  # first, so that it is never forgotten
-    lock.acquire()
+def _stop(lock: Any, blocking: bool) -> bool:
+    _stopped.locks.append(lock)  # first, so that it is never forgotten
+    if lock.acquire(blocking=blocking):
+        return True
+    _stopped.locks.remove(lock)
+    return False
 
 
 def _after_fork() -> None:
-    while _stopped:
+    while _stopped.locks:
         try:
-            _stopped.pop().release()
+            _stopped.locks.pop().release()
         except RuntimeError:
             pass  # Ctrl-C struck while waiting for this one: it is not ours
 
 
 def _after_fork_in_child() -> None:
+    global gate
     _after_fork()
+    gate = threading.RLock()  # as below: a thread that is not here may have held it
     for links in list(_in_use):
         for link in list(links.all):
-            if link.db is not None or link.transaction is not None:
-                inherited.setdefault(link.path, []).extend((link.db, link.transaction))
-                link.db = link.transaction = link.read = link.write = None
-                link.fd = -1
-                link.lock = threading.RLock()
+            ours = link.struck()
+            link.lock = threading.RLock()
+            link.busy = ours
+            if link.db is not None:
+                if ours:  # the call goes on in the parent, and here as well when the handler returns: it must not get far
+                    link.db.set_authorizer(_deny)
+                inherited.setdefault(link.path, []).append(link.db)
+                link.db = link.read = link.write = None
+            link.fd = -1
+
+
+def _deny(*_: object) -> int:
+    return sqlite3.SQLITE_DENY
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,7 @@ does not do well by itself are done here:
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from time import monotonic, time
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from perdure.errors import (
     BackendError,
@@ -39,7 +40,7 @@ from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Gua
 
 from . import _sqlite_file as file
 from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock
-from ._sqlite_links import Link, Links, Seat, inherited
+from ._sqlite_links import Link, Links, Seat, inherited, made, struck
 
 _GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
 _GET_CHANGED = "SELECT CASE WHEN etag = ? THEN NULL ELSE data END, etag, modified FROM blobs WHERE key = ?"
@@ -48,9 +49,10 @@ _CONTAINS = "SELECT 1 FROM blobs WHERE key = ?"
 _IS = "SELECT 1 FROM blobs WHERE key = ? AND etag = ?"
 _SCAN = "SELECT key, etag, length(data), modified FROM blobs WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
 _KEYS = "SELECT key FROM blobs WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
-_CREATE = "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+_ROW = "(?, ?, ?, ?)"
+_CREATE = f"INSERT INTO blobs VALUES {_ROW} ON CONFLICT (key) DO NOTHING"
 _PUT = (
-    "INSERT INTO blobs VALUES (?, ?, ?, ?) "
+    f"INSERT INTO blobs VALUES {_ROW} "
     "ON CONFLICT (key) DO UPDATE SET etag = excluded.etag, modified = excluded.modified, data = excluded.data"
 )
 _SWAP = "UPDATE blobs SET etag = ?, modified = ?, data = ? WHERE key = ? AND etag = ?"
@@ -59,7 +61,9 @@ _DELETE = "DELETE FROM blobs WHERE key = ?"
 _DELETE_IF = "DELETE FROM blobs WHERE key = ? AND etag = ?"
 
 _MANY = 500  # keys in one SELECT
+_TOGETHER = 200  # rows that are written by one statement, which no signal handler finds half done
 _RAISED = (sqlite3.Error, OSError, UnicodeError, OverflowError)  # by SQLite, by the lock file, by what cannot be a parameter
+T = TypeVar("T")
 _blob = partial(tuple.__new__, Blob)
 
 
@@ -139,12 +143,20 @@ class SQLiteBackend(Backend):
             link = self._take_seat()
         try:
             with link.lock:
-                read = (link.read if link.look_again > monotonic() else None) or self._open(link)
-                # No name for the cursor: it must be gone, and the reading over, whatever interrupts this.
-                if if_none_match is None:
-                    row = read(_GET, (key,)).fetchone()
-                else:
-                    row = read(_GET_CHANGED, (if_none_match, key)).fetchone()
+                if link.busy:
+                    return self._aside(self.get, key, if_none_match=if_none_match)
+                try:
+                    link.busy = True
+                    read = (link.read if link.look_again > monotonic() else None) or self._open(link)
+                    # No name for the cursor: it must be gone, and the reading over, whatever interrupts this.
+                    if if_none_match is None:
+                        row = read(_GET, (key,)).fetchone()
+                    else:
+                        row = read(_GET_CHANGED, (if_none_match, key)).fetchone()
+                finally:
+                    link.busy = False
+                    if self._closed:
+                        link.shut()
         except _RAISED as error:
             raise self._failure(error, link, key, reading=True) from error
         if row is None or type(key) is not str:
@@ -208,8 +220,16 @@ class SQLiteBackend(Backend):
             link = self._take_seat()
         try:
             with link.lock:
-                read = (link.read if link.look_again > monotonic() else None) or self._open(link)
-                rows: list[Any] = read(sql, parameters).fetchall()
+                if link.busy:
+                    return self._aside(self._read, sql, parameters, key)
+                try:
+                    link.busy = True
+                    read = (link.read if link.look_again > monotonic() else None) or self._open(link)
+                    rows: list[Any] = read(sql, parameters).fetchall()
+                finally:
+                    link.busy = False
+                    if self._closed:
+                        link.shut()
         except _RAISED as error:
             raise self._failure(error, link, key, reading=True) from error
         return rows
@@ -251,15 +271,20 @@ class SQLiteBackend(Backend):
             (check_key(key), random[i * 16 : i * 16 + 16], now, data if type(data) is bytes else _copied(data))
             for i, (key, data) in enumerate(items.items())
         ]
-        if rows:
+        if len(rows) > _TOGETHER:
             self._write(None, _PUT, rows, many=True)
+        elif rows:
+            self._write(None, _PUT.replace(_ROW, ", ".join([_ROW] * len(rows))), list(chain.from_iterable(rows)))
         return {key: ETag(etag) for key, etag, _, _ in rows}
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Remove several values in one transaction: all of them or, when this raises, none."""
-        rows = [(check_key(key),) for key in keys]
-        if rows:
-            self._write(None, _DELETE, rows, creating=False, many=True)
+        wanted = [check_key(key) for key in keys]
+        if len(wanted) > _TOGETHER:
+            self._write(None, _DELETE, [(key,) for key in wanted], creating=False, many=True)
+        elif wanted:
+            marks = ",".join("?" * len(wanted))
+            self._write(None, f"DELETE FROM blobs WHERE key IN ({marks})", wanted, creating=False)
 
     def _lost(self, key: str) -> NoReturn:
         raise PreconditionError(
@@ -276,54 +301,75 @@ class SQLiteBackend(Backend):
             link = self._take_seat()
         try:
             with link.lock:
-                while write := link.write or self._prepare(link, creating and swap is None):
-                    fd = link.fd
-                    try:  # Ctrl-C strikes after a call into C, never within: whatever it hits here, `finally` unlocks
-                        try:
-                            flock(fd, LOCK_EX | LOCK_NB)
-                        except BlockingIOError:
-                            flock(fd, LOCK_EX)
-                            # Who had to wait has often lost meanwhile, and finds that out faster without SQLite's own lock.
-                            if swap is not None and not write(_IS, (key, swap)).fetchone():
-                                return 0
-                        if link.look_again > monotonic() or link.is_current():
-                            if not many:
+                if link.busy:
+                    return self._aside(self._write, key, sql, values, swap, creating=creating, many=many)
+                try:
+                    link.busy = True
+                    while write := link.write or self._prepare(link, creating and swap is None):
+                        fd = link.fd
+                        try:  # Ctrl-C strikes after a call into C, never within: whatever it hits here, `finally` unlocks
+                            try:
+                                flock(fd, LOCK_EX | LOCK_NB)
+                            except BlockingIOError:
+                                self._wait(link)
+                                # Who had to wait has often lost meanwhile, and finds that out faster without SQLite's own
+                                # lock.
+                                if swap is not None and not write(_IS, (key, swap)).fetchone():
+                                    return 0
+                            if link.look_again > monotonic() or link.is_current():
+                                if many:
+                                    self._transact(link, sql, values)
+                                    return len(values)
                                 return int(write(sql, values).rowcount)
-                            if self._transact(link, sql, values):
-                                return len(values)
-                            continue
-                    finally:
-                        flock(fd, LOCK_UN)
-                    link.shut()  # the file was removed or replaced: what goes into the old one, nobody would ever see
+                        finally:
+                            if link.fd == fd:  # else this is a child forked just now, and the lock is its parent's
+                                flock(fd, LOCK_UN)
+                        link.shut()  # the file was removed or replaced: what goes into the old one, nobody would ever see
+                finally:
+                    link.busy = False
+                    if self._closed:
+                        link.shut()
         except _RAISED as error:
             raise self._failure(error, link, key) from error
         return 0
 
-    def _transact(self, link: Link, sql: str, rows: list[Any]) -> bool:
-        """Run a transaction; return False when it was taken back and is to be repeated.
+    def _wait(self, link: Link) -> None:
+        """Wait for our turn, unless it is this thread's own call that has it, struck by a signal handler or finalizer."""
+        for other in struck():
+            if other is not link and other.fd >= 0 and os.path.samestat(os.fstat(other.fd), os.fstat(link.fd)):
+                if other.alone:
+                    hint = "Set a flag there, and write when the call has returned."
+                    text = "a signal handler or finalizer writes in the middle of a write of several values"
+                    raise BackendError(text, errno=errno.EDEADLK, hint=hint)
+                return  # between its statements the database is free, and turns are for fairness only
+        flock(link.fd, LOCK_EX)
 
-        Meanwhile the link is without a connection. So whatever interrupts this, for good or to use the backend in a signal
-        handler, cannot go on within the transaction: it finds none, and by opening one takes this one back.
-        """
-        db, link.db, link.read, link.write = link.db, None, None, None
-        if db is None:
-            return False
-        link.transaction = db
+    def _transact(self, link: Link, sql: str, rows: list[Any]) -> None:
+        """Run a transaction."""
+        db = link.db
         try:
+            link.alone = True
             db.execute("BEGIN IMMEDIATE")
             db.executemany(sql, rows)
             db.execute("COMMIT")
-        except sqlite3.ProgrammingError:
-            if link.transaction is not db:
-                return False
-            raise
         except BaseException:
-            db.close()
+            link.drop()  # which takes back what was not committed
             raise
-        if link.transaction is db:
-            link.transaction = None
-            link.db, link.read, link.write = db, db.execute, None if self._unrecorded else db.execute
-        return True
+        finally:
+            link.alone = False
+
+    def _aside(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Make a call that strikes in the middle of another one of this thread, with a connection of its own."""
+        link = self._local.link
+        spare = Link()
+        try:
+            self._links.all.add(spare)
+            self._local.link = spare
+            return call(*args, **options)
+        finally:
+            self._local.link = link
+            self._links.all.discard(spare)
+            spare.shut()
 
     # Settings.
 
@@ -352,11 +398,12 @@ class SQLiteBackend(Backend):
     # Connections.
 
     def close(self) -> None:
-        """Close the connections of all threads; calls that are on their way finish first."""
+        """Close the connections of all threads; calls that are on their way finish first.
+
+        In a signal handler or finalizer that strikes a call it waits for none: each of them closes its own when it ends.
+        """
         self._closed = True
-        for link in list(self._links.all):
-            with link.lock:
-                link.shut()
+        self._links.shut(blocking=not struck())
 
     def guarantees(self) -> Guarantees:
         survives = "a power cut" if self._sync == "full" else "the end of the process; a power cut may undo the latest writes"
@@ -407,21 +454,25 @@ class SQLiteBackend(Backend):
             link.fd = file.open_lock_beside(path, self.place)
         fd = link.fd
         link.drop()
-        before = link.adopted
         try:
-            flock(fd, LOCK_EX)
+            try:
+                flock(fd, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                self._wait(link)
             db, inode = None, 0
             while db is None:
+                so_far = len(made)
                 if not file.examine(path, self.place):
                     for leftover in (path + "-wal", path + "-shm"):
                         # Of a file that was removed alone; whoever still has that one open must not share an index with the
                         # new one. But a signal handler may have made the new one just now: between this `if` and the call
                         # none can come.
                         try:
-                            if link.adopted == before:
+                            if len(made) == so_far:
                                 os.unlink(leftover)
                         except FileNotFoundError:
                             pass
+                    made.append(path)
                     file.create(path, self._timeout)
                 inode = os.stat(path).st_ino
                 db = file.open_live(path, self._sync, self._timeout)
@@ -434,7 +485,8 @@ class SQLiteBackend(Backend):
                 db.close()
                 raise
         finally:
-            flock(fd, LOCK_UN)
+            if link.fd == fd:
+                flock(fd, LOCK_UN)
         link.adopt(db, path, inode)
         link.write = db.execute
         return db.execute
@@ -444,7 +496,7 @@ class SQLiteBackend(Backend):
         path = os.path.realpath(self.path)
         if path in inherited:
             raise BackendError(
-                "this process was forked by something other than Python while the database was open",
+                "this process was forked while the database was in use: in the middle of a call, or by other than Python",
                 place=self.place,
                 hint="Close the backend before such a fork, or open it only after.",
             )
