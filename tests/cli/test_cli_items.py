@@ -72,6 +72,14 @@ def test_json_of_bytes_and_times(run, url):
     assert run("get", url, "n", "--json").json["value"] == "nan"
 
 
+def test_json_is_json_in_any_locale(process):
+    process("set", "d", "k", '{"ä🎉": "ä🎉"}')
+    for words in (["--json"], []):
+        answer = process("get", "d", "k", *words, PYTHONIOENCODING="ascii").json
+        assert answer.get("value", answer) == {"ä🎉": "ä🎉"}
+    assert "ä🎉" in process("get", "d", "k", "--json", PYTHONIOENCODING="utf-8").out
+
+
 def test_json_of_arrays_leaves_nothing_out(run, url):
     np = pytest.importorskip("numpy")
     with perdure.open(url) as d:

@@ -22,7 +22,7 @@ from ..mapping.flags import ANY_ETAG, ETAG_IS_THE_SAME, ITEM_NOT_AVAILABLE, NEVE
 from ..mapping.opening import open as open_dict
 from ..protocol import Backend
 from .app import DONE, Command
-from .output import iso_time, line, local_time, plural, print_json, print_json_list, progress, safe, size
+from .output import iso_time, line, local_time, plural, print_json, print_json_list, progress, safe, size, spell_json
 from .places import BATCH_KEYS, as_key, open_place, prefix_option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -238,7 +238,7 @@ def _spell(value: object) -> str:
     if isinstance(value, str):
         return value
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)
+        text = spell_json(value, allow_nan=False, indent=2)
         if json.loads(text) == value and _is_plain(value):
             return text
     except (TypeError, ValueError, RecursionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import math
 import os
@@ -38,16 +39,22 @@ def line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def spell_json(value: object, **options: Any) -> str:
+    """JSON with its characters as they are where stdout takes them all, else as the escapes of JSON instead of those of Python."""
+    takes_all = codecs.lookup(getattr(sys.stdout, "encoding", None) or "ascii").name.startswith("utf-")
+    return json.dumps(value, ensure_ascii=not takes_all, **options)
+
+
 def print_json(value: object) -> None:
     """Write one JSON document."""
-    line(json.dumps(jsonable(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    line(spell_json(jsonable(value), indent=2 if sys.stdout.isatty() else None))
 
 
 def print_json_list(values: Iterable[object]) -> None:
     """Write a JSON array as it comes, one item a line."""
     before = "["
     for value in values:
-        sys.stdout.write(before + "\n" + json.dumps(jsonable(value), ensure_ascii=False))
+        sys.stdout.write(before + "\n" + spell_json(jsonable(value)))
         before = ","
     line("\n]" if before == "," else "[]")
 
