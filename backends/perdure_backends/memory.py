@@ -135,7 +135,9 @@ class MemoryBackend(Backend):
     def scan(self, prefix: str = "") -> Iterator[Meta]:
         check_prefix(prefix)
         self._check_open()
-        found = [item for item in list(self._space.blobs.items()) if item[0].startswith(prefix)]  # list() is atomic
+        # copy() is atomic. A list of items is not: each is a new tuple, which may start the garbage collector, and that lets in
+        # finalizers and, through them, other threads.
+        found = [item for item in self._space.blobs.copy().items() if item[0].startswith(prefix)]
         return (Meta(key, blob.etag, len(blob.data), blob.modified) for key, blob in found)
 
     def keys(self, prefix: str = "") -> Iterator[str]:

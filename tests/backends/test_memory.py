@@ -116,3 +116,40 @@ def strike_soon(dice: random.Random) -> None:
         signal.pthread_kill(main, signal.SIGUSR1)
 
     threading.Thread(target=strike).start()
+
+
+class Yielding:
+    """Lets other threads in when the garbage collector finds it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        time.sleep(0.0001)
+
+
+def test_a_listing_is_whole_though_the_garbage_collector_lets_other_threads_in() -> None:
+    backend = MemoryBackend()
+    for number in range(2000):
+        backend.put(f"stays{number}", b"")
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not done.is_set():
+            backend.put(f"comes{number}", b"")
+            backend.delete(f"comes{number}")
+            number += 1
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100 * ROUNDS):
+            Yielding()
+            assert sum(meta.key.startswith("stays") for meta in backend.scan()) == 2000
+            assert sum(key.startswith("stays") for key in backend.keys()) == 2000
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,49 @@
+"""What users write, for the type checkers alone: `nox -s types` checks it, nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_type
+
+import perdure
+from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Meta
+from perdure_backends.memory import MemoryBackend
+from perdure_backends.null import NullBackend
+
+
+class Own(Backend):
+    """Just the six methods every backend has to have."""
+
+    place = "own:"
+
+    def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
+        raise perdure.NotFoundError(key=key, place=self.place)
+
+    def head(self, key: str) -> Meta:
+        raise perdure.NotFoundError(key=key, place=self.place)
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        return ETag("1")
+
+    def delete(self, key: str, *, if_match: ETag | None = None) -> None:
+        pass
+
+    def scan(self, prefix: str = "") -> Iterator[Meta]:
+        return iter(())
+
+    def close(self) -> None:
+        pass
+
+
+def backends() -> list[Backend]:
+    return [Own(), MemoryBackend(), NullBackend()]
+
+
+def values(d: perdure.PersiDict[int]) -> None:
+    assert_type(d["a"], int)
+    assert_type(d.get("a"), int | None)
+    d["a", "b"] = d["a"] + 1
+    d.transform_item("hits", transformer=lambda n: 1 if n is perdure.ITEM_NOT_AVAILABLE else n + 1)
+    new = d.transform_item("hits", transformer=lambda n: perdure.KEEP_CURRENT).new_value
+    if new is not perdure.ITEM_NOT_AVAILABLE:
+        assert_type(new, int)
