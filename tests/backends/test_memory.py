@@ -148,7 +148,7 @@ def test_a_listing_is_whole_though_the_garbage_collector_lets_other_threads_in()
         for _ in range(100 * ROUNDS):
             Yielding()
             assert sum(meta.key.startswith("stays") for meta in backend.scan()) == 2000
-            assert sum(key.startswith("stays") for key in backend.keys()) == 2000
+            assert sum(key.startswith("stays") for key in backend.keys()) == 2000  # noqa: SIM118
     finally:
         done.set()
         for thread in threads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import random
@@ -607,3 +608,110 @@ def test_writers_take_turns(path: Path) -> None:
         assert int(backend.get("n").data) == sum(shares)
     assert max(shares) == goal
     assert min(shares) > goal // 20, shares  # SQLite by itself lets the unlucky ones do one or two
+
+
+STRUCK = """
+import os, signal, sys, threading
+from perdure.errors import BackendError
+from perdure_backends.sqlite import SQLiteBackend
+
+path, how, act = sys.argv[1:]
+backend, other = SQLiteBackend(path, sync="normal"), SQLiteBackend(path, sync="normal")
+backend.put("n", b"-1")
+other.get("n")
+struck, refused = 0, 0
+
+def strike(*_):
+    global struck, refused
+    struck += 1
+    if act == "close" and struck > 20:
+        backend.close()
+    elif act == "write":
+        try:
+            other.put("struck", b"%d" % struck)
+            backend.put("struck", b"%d" % struck)
+            assert backend.get("struck").data == b"%d" % struck
+            backend.put_many({"s/1": b"%d" % struck, "s/2": b"%d" % struck})
+        except BackendError as error:
+            assert "several values" in str(error), error
+            refused += 1
+    elif act == "fork" and struck % 10 == 0:
+        pid = os.fork()
+        if not pid:
+            try:
+                backend.get("n")
+            except BackendError as error:  # in the middle of a call it is refused, between two it is not
+                os._exit(0 if "forked" in str(error) else 1)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+
+class Owner:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        strike()
+
+keep, failed = [], None
+if how == "signal":
+    signal.signal(signal.SIGALRM, lambda *_: (strike(), signal.setitimer(signal.ITIMER_REAL, 0.0005)))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+for n in range(2500):
+    if how == "finalizer":
+        Owner()
+        keep.append([])
+    data = b"%d" % n
+    try:
+        if n % 5 == 0:
+            backend.put_many({f"many/{i}": data for i in range(250)} | {"n": data})
+        elif n % 5 == 1:
+            backend.put_many({f"few/{i}": data for i in range(50)} | {"n": data})
+        else:
+            backend.put("n", data)
+        assert backend.get("n").data == data, "acknowledged, and not there"
+    except BackendError as error:
+        failed = error
+        break
+signal.setitimer(signal.ITIMER_REAL, 0)
+if act == "close":
+    assert "was closed" in str(failed), failed
+else:
+    assert failed is None, failed
+assert struck > 20, struck
+last = int(SQLiteBackend(path).get("n").data)
+assert last in (n, n - 1), (last, n)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("act", ["write", "close", "fork"])
+@pytest.mark.parametrize("how", ["signal", "finalizer"])
+def test_what_strikes_a_call_of_its_own_thread_harms_neither(path: Path, how: str, act: str) -> None:
+    """Until Python 3.12 finalizers, and signal handlers through them, strike even within a call into C."""
+    for _ in range(ROUNDS):
+        child = subprocess.run([sys.executable, "-c", STRUCK, str(path), how, act], capture_output=True, text=True, timeout=120)
+        assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_writing_in_the_middle_of_a_transaction_of_ones_own_is_refused_at_once(path: Path) -> None:
+    backend, other = SQLiteBackend(path), SQLiteBackend(path)
+    backend.put("a", b"0")
+    seen: list[BackendError] = []
+
+    def strike(*_: object) -> None:
+        for one in (backend, other):
+            with pytest.raises(BackendError, match=r"'h'.*middle of a write of several values.*Set a flag") as caught:
+                one.put("h", b"1")
+            assert caught.value.errno == errno.EDEADLK
+            assert one.get("a").data == b"0", "what is not committed yet"
+            seen.append(caught.value)
+
+    class Rows(list[Any]):
+        def __iter__(self) -> Any:
+            yield from super().__iter__()
+            strike()
+
+    backend._write(None, "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET data = excluded.data", Rows(
+        [("a", "1" * 16, 0.0, b"1"), ("b", "2" * 16, 0.0, b"1")]), many=True)  # fmt: skip
+    assert len(seen) == 2
+    assert {key: blob.data for key, blob in backend.get_many(["a", "b", "h"]).items()} == {"a": b"1", "b": b"1"}
