@@ -104,6 +104,26 @@ def test_json_of_what_contains_itself_is_refused(run, url):
     assert "Recursion" in run("get", url, "a", "--codec", "pkl").out
 
 
+@pytest.mark.parametrize("value", [10**5000, [1, {"n": -(10**5000)}], {10**5000: 1}], ids=["int", "inside", "key"])
+def test_an_integer_of_very_many_digits_is_one_line(run, url, value):
+    with perdure.open(url) as d:
+        d["n"] = value
+    for words in ([], ["--json"]):
+        answer = run("get", url, "n", *words, code=2)
+        assert answer.out == ""
+        assert answer.err.startswith("perdure: key 'n' in ")
+        assert "4300 digits" in answer.err
+        assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("typed", ["9" * 5000, f"[{'9' * 5000}]"])
+def test_an_integer_of_very_many_digits_is_not_taken_for_text(run, url, typed):
+    assert "4300 digits" in run("set", url, "n", typed, code=2).err
+    assert run("ls", url, code=None).out == ""
+    run("set", url, "n", typed, "--codec", "txt")
+    assert run("get", url, "n").out == typed + "\n"
+
+
 def test_raw_is_no_json(run, url):
     run("set", url, "a", "1")
     answer = run("get", url, "a", "--raw", "--json", code=2)

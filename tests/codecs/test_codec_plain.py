@@ -154,6 +154,19 @@ def test_json_says_what_it_cannot_hold(value, part):
     assert 'codec="msgpack"' in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["\ud83d\ude00", {"\ud83d\ude00": 1, "\U0001f600": 2}, ["a\ud83d\ude00\ud83d"]],
+    ids=["text", "keys", "inside"],
+)
+def test_json_refuses_both_halves_of_a_surrogate_pair(value):
+    """Escaped they read as one character, and of two keys one would be lost."""
+    with pytest.raises(CodecError, match="surrogate pair"):
+        Chain("json").encode(value, "k")
+    for kept in (["\ude00\ud83d"], ["\ud83d", "\ude00"]):
+        assert Chain("json").decode(Chain("json").encode(kept, "k"), "k") == kept
+
+
 @pytest.mark.parametrize("trusted", [True, False])
 def test_json_refuses_what_never_ends(trusted):
     chain = Chain("json", trusted=trusted)

@@ -99,10 +99,15 @@ def get_command(url: str, key: str, raw: bool, codec: str | None, filters: tuple
         except RecursionError:
             hint = "Leave out --json, or use --raw."
             raise UsageError("the value is nested too deeply for JSON", key=key, place=backend.place, hint=hint) from None
+        except ValueError as error:
+            raise _unprintable(error, key, backend) from error
     elif isinstance(value, (bytes, bytearray)):
         _write_bytes(bytes(value))
     else:
-        text = _spell(value)
+        try:
+            text = _spell(value)
+        except ValueError as error:
+            raise _unprintable(error, key, backend) from error
         line(safe(text) if sys.stdout.isatty() else text)
     return DONE
 
@@ -228,10 +233,18 @@ def _parse(data: bytes, codec: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except json.JSONDecodeError:
         return text
+    except ValueError as error:  # JSON with an integer of very many digits; as text it would be another value than was meant
+        raise UsageError(f"the value cannot be read: {error}", hint="For text use --codec txt, or put it in quotes.") from error
     except RecursionError:
         raise UsageError("the value is nested too deeply") from None
+
+
+def _unprintable(error: ValueError, key: str, backend: Backend) -> UsageError:
+    # Of an integer of very many digits, which Python refuses to write in decimal because that takes the square of the time.
+    hint = "Use --raw, or print it in Python as hex(...)."
+    return UsageError(f"the value cannot be printed: {error}", key=key, place=backend.place, hint=hint)
 
 
 def _spell(value: object) -> str:

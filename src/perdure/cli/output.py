@@ -40,7 +40,7 @@ def line(text: str) -> None:
 
 
 def spell_json(value: object, **options: Any) -> str:
-    """JSON with its characters as they are where stdout takes them all, else as the escapes of JSON instead of those of Python."""
+    """JSON with its characters as they are where stdout takes them all, else escaped as JSON does it and not as Python."""
     takes_all = codecs.lookup(getattr(sys.stdout, "encoding", None) or "ascii").name.startswith("utf-")
     return json.dumps(value, ensure_ascii=not takes_all, **options)
 

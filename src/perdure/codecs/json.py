@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from gc import get_referents
 from typing import Any, Final
@@ -16,6 +17,8 @@ _PLAIN: Final = _SCALARS | {list, dict}
 _TEXT: Final = {str}
 # Keys that mean something to jsonpickle, so that a plain dict must not have them.
 _TAGS: Final = ("py/", "json://")
+# Both halves of a surrogate pair, as two characters; escaped, they are read as the one character that they make up.
+_pair: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]").search
 
 
 class Json:
@@ -49,7 +52,12 @@ class Json:
             text = _pickled(value)
         try:
             return text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can escape
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can escape, unless its other half follows
+            if _pair(text):
+                raise CodecError(
+                    "some text has both halves of a surrogate pair as two characters, and JSON would make one of them",
+                    hint='codec="msgpack" keeps them.',
+                ) from error
             return json.dumps(value, indent=self.indent).encode()
 
     def _plain(self, value: Any) -> str | None:
