@@ -93,16 +93,18 @@ def test_conflicts_are_refused_before_anything_is_copied(run, other):
     assert contents("file:two") == {"a": b"01234567890", "b": b"2", "own": b"4", "same": b"3"}
 
 
-@pytest.mark.parametrize("prefix", ["nothing", ""])
-def test_other_settings_are_refused(run, prefix):
+@pytest.mark.parametrize("options", [["--prefix", "nothing"], [], ["--overwrite"]])
+@pytest.mark.parametrize("own", ["own", "single"])
+def test_another_codec_is_refused_before_anything_is_compared(run, url, options, own):
     fill("file:one", codec="json")
-    with perdure.open("file:two") as d:
-        d["own"] = 1
-    stored = contents("file:two")
-    answer = run("cp", "file:one", "file:two", "--prefix", prefix, code=2)
-    assert "json" in answer.err
+    with perdure.open(url) as d:
+        d[own] = 1
+    stored = contents(url)
+    answer = run("cp", "file:one", url, *options, code=2)
+    assert "the source was written with codec 'json', this target with codec 'msgpack'" in answer.err
     assert "goes on from there" not in answer.err  # it would be refused again
-    assert contents("file:two") == stored
+    assert answer.err.count("\n") == 1
+    assert contents(url) == stored
 
 
 @pytest.mark.parametrize("target", ["file:one", "./one", "file:one/below"])

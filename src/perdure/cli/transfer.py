@@ -65,6 +65,8 @@ class Transfer:
         inside = (f"{a.place.rstrip('/')}/".startswith(f"{b.place.rstrip('/')}/") for a, b in _both_ways(source, target))
         if any(inside):
             raise UsageError("source and target are one place, or one lies inside the other", place=target.place)
+        self._settings = source.recorded()
+        _require_agreement(self._settings, target)
         self.source = source
         self.target = target
         self.prefix = prefix
@@ -105,7 +107,7 @@ class Transfer:
         outcome = self.outcome
         replacing = {meta.key for meta in self._other}.intersection(meta.key for meta in metas)
         outcome.conflicts = [key for key in outcome.conflicts if key not in replacing]
-        self.target.record(self.source.recorded())
+        self.target.record(self._settings)
         for batch, (blobs, damaged) in self._readings(metas):
             self._note_unread(batch, blobs, damaged)
             self.target.put_many({key: blob.data for key, blob in blobs.items()})
@@ -139,3 +141,17 @@ class Transfer:
 
 def _both_ways(a: Backend, b: Backend) -> tuple[tuple[Backend, Backend], tuple[Backend, Backend]]:
     return (a, b), (b, a)
+
+
+def _require_agreement(settings: dict[str, str], target: Backend) -> None:
+    # Before anything is compared: what another codec wrote under the same key would be called a conflict, or damage.
+    there = target.recorded()
+    for name, value in settings.items():
+        if there.get(name, value) != value:
+            raise UsageError(
+                f"the source was written with {name} {value!r}, this target with {name} {there[name]!r}, and values are copied "
+                f"as bytes, which nobody could read there",
+                place=target.place,
+                hint=f"Copy to a place that is empty or was written with {name} {value!r}; to change it, copy value by value "
+                "in Python: target.update(source).",
+            )
