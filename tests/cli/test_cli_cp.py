@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,20 @@ def test_the_second_time_nothing_is_left_to_do(run):
     run("cp", "file:one", "file:two")
     answer = run("cp", "file:one", "file:two", "--json").json
     assert (answer["copied"], answer["identical"]) == (0, 21)
+
+
+@pytest.mark.skipif(not hasattr(os, "sync"), reason="no such call")
+@pytest.mark.parametrize(("first", "then"), [("file:two?sync=normal", "file:two"), ("sqlite:///b?sync=normal", "sqlite:///b")])
+def test_what_was_there_already_is_durable_as_well(run, monkeypatch, first, then):
+    synced = []
+    monkeypatch.setattr(os, "sync", lambda: synced.append(len(contents(then))))
+    fill("file:one")
+    run("cp", "file:one", first, "--prefix", "group")
+    assert synced == []
+    run("cp", "file:one", then)
+    assert synced == [21]  # once, and at the end
+    run("cp", "file:one", then)
+    assert synced == [21, 21]
 
 
 def test_a_prefix(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class Transfer:
         return self._absent + self._other if overwrite else self._absent
 
     def copy(self, metas: list[Meta], advance: Advance) -> None:
-        """Write these, read them back, compare."""
+        """Write these, read them back, compare. Then what is there, skipped values included, is as durable as the target."""
         outcome = self.outcome
         replacing = {meta.key for meta in self._other}.intersection(meta.key for meta in metas)
         outcome.conflicts = [key for key in outcome.conflicts if key not in replacing]
@@ -120,6 +121,9 @@ class Transfer:
                 outcome.replaced += key in replacing
                 outcome.bytes += len(blob.data)
             advance(sum(meta.size for meta in batch))
+        # Whoever wrote what was skipped may have been killed before it reached the disk, or was not to wait for that.
+        if outcome.identical and isinstance(getattr(self.target, "path", None), str) and hasattr(os, "sync"):
+            os.sync()
 
     def _readings(self, metas: list[Meta]) -> Iterator[tuple[list[Meta], Reading]]:
         """Batches of the source, each read while the one before is being written."""
