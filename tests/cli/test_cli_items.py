@@ -8,11 +8,16 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
+from uuid import uuid4
 
 import pytest
 
 import perdure
+from perdure import registry
 from perdure.cli.output import one_line, safe
+from perdure.errors import BackendError
+from perdure_backends.memory import MemoryBackend
 
 
 @pytest.mark.smoke
@@ -144,6 +149,42 @@ def test_if_absent_creates_once(run, url):
     assert answer.err.startswith("perdure: key 'k' in ")
     assert answer.err.count("\n") == 1
     assert run("get", url, "k").out == "1\n"
+
+
+class Plain(MemoryBackend):
+    """A server that knows no conditions, and counts what is asked of it."""
+
+    asked: ClassVar[list[str]] = []
+
+    def get(self, key, *, if_none_match=None):
+        self.asked.append("get")
+        return super().get(key, if_none_match=if_none_match)
+
+    def head(self, key):
+        self.asked.append("head")
+        return super().head(key)
+
+    def put(self, key, data, *, if_match=None):
+        self.asked.append("put")
+        if if_match is not None:
+            raise BackendError("conditions are not implemented here", key=key, place=self.place)
+        return super().put(key, data)
+
+
+def test_set_is_one_put_without_a_condition(run, monkeypatch):
+    monkeypatch.setitem(registry._known, "plain", (f"{__name__}:Plain", ""))
+    Plain.asked.clear()
+    url = f"plain:{uuid4()}"
+    run("set", url, "k", "1")
+    run("set", url, "k", "2")
+    assert Plain.asked == ["put", "put"]
+    assert "conditions" in run("set", url, "k", "3", "--if-absent", code=3).err
+
+
+def test_what_a_codec_does_not_hold_names_key_and_place(run, url):
+    answer = run("set", url, "a/b", "-", "--codec", "json", input=b"\xff", code=1)
+    assert answer.err.startswith("perdure: key 'a/b' in ")
+    assert answer.err.count("\n") == 1
 
 
 def test_set_tells_the_etag(run, url):

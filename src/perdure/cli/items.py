@@ -16,11 +16,10 @@ from typing import Any, TypeVar
 import click
 
 from ..codecs import Filter
-from ..errors import BackendError, NotFoundError, PreconditionError, UntrustedError, UsageError
+from ..errors import BackendError, CodecError, NotFoundError, PreconditionError, UntrustedError, UsageError
 from ..mapping import PersiDict
-from ..mapping.flags import ANY_ETAG, ETAG_IS_THE_SAME, ITEM_NOT_AVAILABLE, NEVER_RETRIEVE
 from ..mapping.opening import open as open_dict
-from ..protocol import Backend
+from ..protocol import ABSENT, NOT_KEPT, Backend
 from .app import DONE, Command
 from .output import iso_time, line, local_time, plural, print_json, print_json_list, progress, safe, size, spell_json
 from .places import BATCH_KEYS, as_key, open_place, prefix_option
@@ -126,22 +125,21 @@ def set_command(
 
     With --codec txt VALUE is text in any case, and with --codec raw it is bytes. A place that is not there is created.
     """
-    segments = as_key(key)
+    as_key(key)  # before stdin is read
     with open_place(url, must_exist=False) as backend:
         items = _open_dict(backend, codec, filters)
         data = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
-        condition = ETAG_IS_THE_SAME if if_absent else ANY_ETAG
-        done = items.set_item_if(
-            segments,
-            value=_parse(data, items.chain.codec.name),
-            condition=condition,
-            expected_etag=ITEM_NOT_AVAILABLE,
-            retrieve_value=NEVER_RETRIEVE,
-        )
-        if not done.condition_was_satisfied:
-            raise PreconditionError("there is a value already", key=key, place=backend.place, hint="Nothing was changed.")
+        try:
+            encoded = items.chain.encode(_parse(data, items.chain.codec.name), key)
+            etag = backend.put(key, encoded, if_match=ABSENT if if_absent else None)
+        except CodecError as error:
+            error.at(place=backend.place)
+            raise
+        except PreconditionError as error:
+            error.problem, error.hint = "there is a value already", "Nothing was changed."
+            raise
     if as_json:
-        print_json({"key": key, "etag": done.resulting_etag if isinstance(done.resulting_etag, str) else None})
+        print_json({"key": key, "etag": None if etag == NOT_KEPT else etag})
     return DONE
 
 
