@@ -132,7 +132,7 @@ def test_ctrl_c_says_how_to_go_on(process, tmp_path):
         demo.send_signal(signal.SIGINT)
         _, error = demo.communicate()
         assert demo.returncode == 130
-    assert b"to go on: perdure demo --where place" in error
+    assert b"perdure demo --where place" in error
     assert process("demo", "--where", "place", "--json").json["equal"]
 
 

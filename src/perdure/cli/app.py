@@ -17,6 +17,7 @@ import perdure
 
 from ..errors import InvalidKeyError, MissingExtraError, PerdureError, UntrustedError, UsageError
 from .output import one_line
+from .wording import in_our_words, program
 
 DONE, PROBLEM, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -57,7 +58,8 @@ class _Group(click.Group):
             from difflib import get_close_matches
 
             close = get_close_matches(args[0], _commands, 1, 0.5)
-            ctx.fail(f"there is no command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else "See perdure --help."))
+            hint = f"Did you mean {close[0]!r}?" if close else f"See {ctx.command_path} --help."
+            ctx.fail(f"there is no command {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -83,7 +85,7 @@ class _Group(click.Group):
         words = list(sys.argv[1:] if args is None else args)
         ends = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:ends] or os.environ.get("PERDURE_DEBUG", "") not in ("", "0")
-        code = self._run(words, prog_name or "perdure", debug, extra)
+        code = self._run(words, prog_name or program(), debug, extra)
         try:
             sys.stdout.flush()
         except BrokenPipeError:
@@ -108,6 +110,7 @@ class _Group(click.Group):
             if debug:
                 traceback.print_exception(error)
             elif isinstance(error, PerdureError):
+                error.hint = in_our_words(error.hint or "")
                 _say(str(error))
             else:
                 _say(_spell(error))
@@ -126,7 +129,7 @@ def code_of(error: PerdureError | OSError) -> int:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    _say(f"warning: {message}")
+    _say(f"warning: {in_our_words(str(message))}")
 
 
 def _say(text: str) -> None:

@@ -8,6 +8,7 @@ from .app import DONE, PROBLEM, Command
 from .output import Stopwatch, console, duration, line, plural, print_json, progress, safe, size, styled
 from .places import open_place, prefix_option
 from .transfer import Outcome, Transfer
+from .wording import program
 
 _SHOWN = 20  # keys named in a message for people
 
@@ -72,7 +73,7 @@ def _tell(outcome: Outcome, refused: bool, seconds: float) -> None:
     _list("unreadable in SRC", list(outcome.unreadable))
     _list("read back from DST as something else, or not at all", outcome.unequal)
     if outcome.unreadable:
-        styled(complain, "`perdure doctor SRC` says more, and sets unreadable values aside with --repair")
+        styled(complain, f"`{program()} doctor SRC` says more, and sets unreadable values aside with --repair")
 
 
 def _list(what: str, keys: list[str]) -> None:

@@ -208,6 +208,9 @@ def _open_dict(backend: Backend, codec: str | None, filters: tuple[str, ...]) ->
 
 def _filter(text: str) -> str | Filter:
     name, given, variable = text.partition("=")
+    if not given and name in ("signed", "encrypted"):
+        hint = f"Write --filter {name}=VARIABLE, the name of an environment variable that holds it."
+        raise UsageError(f"the filter {name!r} needs a key", hint=hint)
     if not given:
         return name
     from ..codecs.security import Encrypted, Signed

@@ -16,6 +16,7 @@ from ...errors import UsageError
 from ...mapping.opening import open as open_dict
 from ..app import DONE, PROBLEM, Command
 from ..output import Stopwatch, print_json
+from ..wording import program
 from .job import SUMS, Job, count_words, sum_up
 from .program import ProcessProgram, Program, ThreadProgram
 from .report import Report
@@ -45,13 +46,13 @@ def demo_command(on: str | None, where: str | None, workers: int, files: int, as
         with open_dict(url) as shared:
             job = Job.begin(shared, files)
             with Report(quiet=as_json, threads=threads) as report:
-                look = f"Look around: perdure ls {_quoted(url)} --prefix counts/json" if kept else ""
+                look = f"Look around: {program()} ls {_quoted(url)} --prefix counts/json" if kept else ""
                 report.introduce(job, shared.backend.guarantees().durable)
                 try:
                     _act(url, job, workers, threads, report)
                 except KeyboardInterrupt:
                     if kept:
-                        again = f"perdure demo --where {_quoted(url)}"
+                        again = f"{program()} demo --where {_quoted(url)}"
                         click.echo(f"\nWhat is done is in the dict; to go on: {again}", err=True)
                     raise
                 result = _compare(job)
