@@ -303,10 +303,15 @@ def test_text_and_raw_refuse_the_rest():
         Chain("txt").encode(type("S", (str,), {})("x"), "k")
     with pytest.raises(IntegrityError, match=r"not UTF-8 at byte 1.*raw"):
         Chain("txt").decode(b"a\xff", "k")
-    with pytest.raises(CodecError, match=r"value is a str, and codec 'raw' holds bytes only"):
+    with pytest.raises(CodecError, match=r"Decode it with \.decode\(\)"):
+        Chain("txt").encode(b"x", "k")  # str(b"x") is something else
+    with pytest.raises(CodecError, match=r"value is a str, and codec 'raw' holds bytes only.*\.encode\(\)"):
         Chain("raw").encode("x", "k")
-    with pytest.raises(CodecError, match="bytearray"):
+    with pytest.raises(CodecError, match=r"bytearray.*bytes\(\.\.\.\)"):
         Chain("raw").encode(bytearray(b"x"), "k")
+    with pytest.raises(CodecError, match="value is a int") as caught:
+        Chain("raw").encode(5, "k")
+    assert "bytes(" not in caught.value.hint  # bytes(5) is five zeros
 
 
 # names

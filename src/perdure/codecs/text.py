@@ -26,7 +26,8 @@ class Text:
 
     def encode(self, value: Any) -> bytes:
         if type(value) is not str:
-            hint = 'Convert it with str(...), or use codec="msgpack".'
+            plain = "Decode it with .decode()" if isinstance(value, (bytes, bytearray)) else "Convert it with str(...)"
+            hint = f'{plain}, or use codec="msgpack".'
             raise CodecError(f"value is a {type(value).__name__}, and codec {self.name!r} holds text only", hint=hint)
         try:
             return value.encode()
@@ -55,7 +56,11 @@ class Raw:
 
     def encode(self, value: Any) -> bytes:
         if type(value) is not bytes:
-            hint = 'Convert it with bytes(...), or use codec="msgpack".'
+            hint = 'Use codec="msgpack".'
+            if isinstance(value, str):
+                hint = 'Encode it with .encode(), or use codec="msgpack".'
+            elif isinstance(value, (bytes, bytearray, memoryview)):  # of others it makes something else: bytes(5) is five zeros
+                hint = 'Convert it with bytes(...), or use codec="msgpack".'
             raise CodecError(f"value is a {type(value).__name__}, and codec 'raw' holds bytes only", hint=hint)
         return value
 
