@@ -4,6 +4,8 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import enum
+import os
+import re
 import signal
 import threading
 import uuid
@@ -15,6 +17,7 @@ import pytest
 from codec_values import ROUNDS, framed, in_a_small_process, same, values
 from hypothesis import given, settings
 
+import perdure
 from perdure.codecs.chain import Chain
 from perdure.codecs.nesting import nests_deeper
 from perdure.errors import CodecError
@@ -108,6 +111,8 @@ class Zone(dt.tzinfo):
         ([memoryview(b"x")], "value[0] is of type memoryview", "bytes(view)"),
         ([bytearray(b"x"), memoryview(b"x")], "value[1] is of type memoryview", "bytes(view)"),
         ([1, object()], "value[1] is of type object", 'codec="pkl"'),
+        ([re.compile("x")], "value[0] is of type re.Pattern", 'codec="pkl"'),
+        ([perdure.SafeStrTuple("a", "b")], "value[0] is of type perdure.keys.SafeStrTuple", "tuple(...)"),
         ({"f": len}, "value['f'] is of type builtin_function_or_method", 'codec="pkl"'),
         ({1: {2: object()}}, "value[1][2] is of type object", 'codec="pkl"'),
         ([dt.datetime(2020, 1, 1, tzinfo=Zone())], "value[0] is of type datetime.datetime", "ZoneInfo"),
@@ -122,6 +127,15 @@ def test_what_cannot_be_held_is_refused_with_its_path(value, part, advice):
     assert part in str(caught.value)
     assert advice in str(caught.value)
     assert caught.value.key == "a/b"
+
+
+def test_codec_pkl_is_not_proposed_for_what_it_does_not_hold_either():
+    with open(os.devnull) as file:
+        for value in (lambda: 0, (n for n in ()), os, file, threading.Lock(), {}.keys()):
+            with pytest.raises(CodecError, match=r"value\[0\] is of type .* cannot be stored, with codec 'pkl' neither"):
+                chain.encode([value], "k")
+            with pytest.raises(CodecError):
+                Chain("pkl").encode([value], "k")
 
 
 def test_a_value_that_contains_itself_is_refused():

@@ -6,6 +6,7 @@ bytes and `unpack`. Numbers once given out are never used for something else.
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from struct import Struct
+from types import FunctionType
 from typing import Any, Protocol, TypeVar, overload
 
 from ormsgpack import Ext
@@ -363,11 +365,26 @@ def advice(value: Any) -> str:
     if dataclasses.is_dataclass(cls) or isinstance(value, enum.Enum) or (isinstance(value, tuple) and hasattr(cls, "_make")):
         return f'Call perdure.register_type({name}) once, before reading as well, or use codec="pkl".'
     base = next((b for b in cls.__mro__[1:] if b in _native and b is not object), None)
+    if base is None and not _pickles(value):
+        return "It cannot be stored, with codec 'pkl' neither. Store what it was made from, or leave it out."
     if base is not None:
         plain = (
             f"Convert it with {base.__name__}(...), register it with"
-            if base in (str, int, float, list, dict, set)
+            if base in (str, bytes, int, float, list, tuple, dict, set, frozenset)
             else "Register it with"
         )
         return f'{plain} perdure.register_type({name}, encode=..., decode=...), or use codec="pkl".'
     return f'Call perdure.register_type({name}, encode=..., decode=...) once, or use codec="pkl".'
+
+
+def _pickles(value: Any) -> bool:
+    """Tell whether pickle takes it, as far as that is up to itself and not to what it holds."""
+    if isinstance(value, (type, FunctionType)):  # by name, so it must have one
+        return "<" not in value.__qualname__
+    if type(value) in copyreg.dispatch_table:
+        return True
+    try:
+        value.__reduce_ex__(5)
+    except Exception:  # which is what we want to know
+        return False
+    return True
