@@ -162,13 +162,15 @@ def test_a_whole_prefix_is_removed_after_yes_only(tmp_path):
     with perdure.open(tmp_path / "d") as d:
         d["a", "b"] = 1
         command = [*PERDURE, "rm", "d", "--prefix", "a"]
-        assert "Remove 1 value from" in on_terminal(command, tmp_path, {}, typed="n\n")
+        shown = on_terminal(command, tmp_path, {}, typed="n\n", code=1)
+        assert "Remove 1 value from" in shown
+        assert shown.rstrip().endswith("nothing was removed")
         assert ("a", "b") in d
         assert "removed 1 value" in on_terminal(command, tmp_path, {}, typed="y\n")
         assert ("a", "b") not in d
 
 
-def on_terminal(command: list[str], folder: Path, variables: dict[str, str], typed: str = "") -> str:
+def on_terminal(command: list[str], folder: Path, variables: dict[str, str], typed: str = "", code: int = 0) -> str:
     """Run a command with a terminal for all its streams, and return what it shows."""
     outside, inside = os.openpty()
     environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
@@ -186,6 +188,6 @@ def on_terminal(command: list[str], folder: Path, variables: dict[str, str], typ
         if not piece:
             break
         shown += piece
-    child.wait()
+    assert child.wait() == code
     os.close(outside)
     return shown.decode()

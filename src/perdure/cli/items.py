@@ -20,7 +20,7 @@ from ..errors import BackendError, CodecError, NotFoundError, PreconditionError,
 from ..mapping import PersiDict
 from ..mapping.opening import open as open_dict
 from ..protocol import ABSENT, NOT_KEPT, Backend
-from .app import DONE, Command
+from .app import DONE, PROBLEM, Command
 from .output import iso_time, line, local_time, plural, print_json, print_json_list, progress, safe, size, spell_json
 from .places import BATCH_KEYS, as_key, open_place, prefix_option
 
@@ -160,8 +160,12 @@ def rm_command(url: str, keys: tuple[str, ...], prefix: str | None, yes: bool, a
             doomed = [key for key in dict.fromkeys(keys) if backend.contains(key)]
         else:
             doomed = list(backend.keys(prefix))
-            if doomed and not yes:
-                _confirm(f"Remove {plural(len(doomed), 'value')} from {backend.place}{f' under {prefix}' if prefix else ''}?")
+            where = f"{backend.place} under {prefix}" if prefix else backend.place
+            if doomed and not yes and not _confirmed(f"Remove {plural(len(doomed), 'value')} from {where}?"):
+                click.echo("nothing was removed", err=True)
+                if as_json:
+                    print_json({"removed": 0, "missing": []})
+                return PROBLEM
         with progress("removing", len(doomed), quiet=as_json) as advance:
             for start in range(0, len(doomed), BATCH_KEYS):
                 backend.delete_many(doomed[start : start + BATCH_KEYS])
@@ -191,11 +195,10 @@ def _what_there_is(backend: Backend, key: str) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"perdure ls {url} shows what is there."
 
 
-def _confirm(question: str) -> None:
+def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("removing a whole prefix needs --yes where nobody can be asked")
-    if not click.confirm(safe(question), err=True):
-        raise UsageError("nothing was removed")
+    return click.confirm(safe(question), err=True)
 
 
 def _open_dict(backend: Backend, codec: str | None, filters: tuple[str, ...]) -> PersiDict[Any]:
