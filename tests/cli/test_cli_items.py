@@ -314,6 +314,19 @@ def test_null_takes_everything(run):
     run("get", "null:", "k", code=1)
 
 
+def test_memory_would_be_gone_at_once(run):
+    run("set", "d", "k", "1")
+    for words in (["set", "memory:x", "k", "1"], ["cp", "d", "memory:x"]):
+        answer = run(*words, code=2)
+        assert answer.out == ""
+        assert "in memory:x: memory: is the memory of this command, which ends at once" in answer.err
+    with perdure.open_backend("sqlite:///s.db") as database:
+        database.put("k", b"damaged")
+    run("doctor", "sqlite:///s.db", "--codec", "msgpack", "--repair", "--aside", "memory:x", code=1)
+    with perdure.open_backend("sqlite:///s.db") as database:
+        assert database.get("k").data == b"damaged"
+
+
 def test_what_a_terminal_would_obey_is_spelled_out():
     assert safe("a\x1b[31mb\x07\x9b\u202e\tc\n") == "a\\x1b[31mb\\x07\\x9b\\u202e\tc\n"
     assert one_line("a\n\x1b b") == "a \\x1b b"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import BackendError, IntegrityError, NotFoundError, PerdureError, UnavailableError
+from ..errors import BackendError, IntegrityError, NotFoundError, PerdureError, UnavailableError, UsageError
 from ..protocol import Backend, Blob, Meta, check_key
 from ..registry import open_backend
 
@@ -22,11 +22,16 @@ def open_place(url: str, *, must_exist: bool = True) -> Backend:
 
     Args:
         url: See `perdure.open_backend`.
-        must_exist: Refuse a local path with nothing there, so that a misspelt one is noticed. Nothing is created.
+        must_exist: Refuse a local path with nothing there, so that a misspelt one is noticed. Nothing is created. Without it
+            the place is to be written to, so one that ends with this command is refused.
 
     Raises:
         BackendError: `must_exist`, and it does not.
+        UsageError: Nothing would be left of what is written there.
     """
+    if not must_exist and url[:7].lower() == "memory:":
+        hint = "Name a folder or a database, or null: to keep nothing on purpose."
+        raise UsageError("memory: is the memory of this command, which ends at once", place=url, hint=hint)
     backend = open_backend(url)
     path = getattr(backend, "path", None)
     if must_exist and isinstance(path, str):
