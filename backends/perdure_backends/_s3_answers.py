@@ -55,9 +55,14 @@ def is_answer(method: Method, status: int, name: str, headers: Mapping[str, str]
 
 
 def is_strange(method: Method, reply: Reply, code: str) -> bool:
-    """Tell whether a box on the way made this answer up: S3 never says so much, nor "not found" without an error code."""
+    """Tell whether this is no answer of S3's: it never says so much, nor "not found" without an error code.
+
+    A box on the way made it up, or a server that had begun to answer 200 found out later that it failed.
+    """
     return bool(reply.body.strip()) and (
-        (reply.status == 404 and not code) or (method == "DELETE" and reply.status in (200, 204))
+        (reply.status == 404 and not code)
+        or (method == "DELETE" and reply.status in (200, 204))
+        or (method == "PUT" and reply.status == 200 and b"<Error" in reply.body)
     )
 
 

@@ -155,7 +155,7 @@ class Client:
                     problem, cause, doubt = f"the answer of {account.host} did not arrive: {error}", error, True
                 else:
                     status = reply.status
-                    code = code_of(reply) if status >= 300 else ""
+                    code = code_of(reply) if status >= 300 or method != "GET" else ""
                     strange = is_strange(method, reply, code)
                     if status == 404 and not self._is_only_the_object(reply, code, name, key):
                         code = "OperationAborted"  # the bucket has just been created: again

@@ -308,8 +308,8 @@ class _Connection:
             body = self._exactly(_fits(int(length), room), deadline)
         elif method == "GET" and status == 200:
             raise _BadAnswerError("the answer does not say how long it is, so one cut short would look whole")
-        elif method == "PUT" and status == 200:
-            body, keep = b"", False  # its headers tell all there is to know
+        elif method == "PUT" and status == 200 and keep:
+            body, keep = self._spare, False  # its headers tell all there is to know
         else:
             body, keep = self._to_the_end(deadline, room), False
         self.reusable = keep and not self._spare

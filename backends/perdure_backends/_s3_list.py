@@ -15,8 +15,8 @@ from perdure.protocol import ETag
 from ._s3_client import Client
 from ._s3_swap import normal_etag
 
-# An XML parser takes three times as long for a page. Most servers write its entries alike, one right after the other, without attributes;
-# where these two patterns account for each of them they are cut out. The parser gets whatever remains.
+# An XML parser takes three times as long for a page. Most servers write its entries alike, right after each other, without
+# attributes; where these two patterns account for each of them they are cut out. The parser gets whatever remains.
 _quick = re.compile(
     r"<Contents>\s*<Key>([^<]*)</Key>\s*<LastModified>([^<]*)</LastModified>\s*<ETag>([^<]*)</ETag>\s*"
     r"(?:<Checksum\w+>[^<]*</Checksum\w+>\s*)*<Size>([0-9]+)</Size>"

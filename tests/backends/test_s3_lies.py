@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from perdure.errors import BackendError
+from perdure.errors import BackendError, UnknownOutcomeError
+from perdure.protocol import ABSENT
 from perdure.testing.servers import S3Server
 from perdure_backends import _s3_client
 from perdure_backends.s3 import S3Backend
@@ -28,7 +29,7 @@ class Asked(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What to answer."""
+    """What to answer; an empty header is left out."""
 
     status: int = 200
     body: bytes = b""
@@ -49,7 +50,8 @@ def server(answer: Callable[[Asked], Told]) -> Iterator[tuple[str, list[Asked]]]
             told = answer(asked[-1])
             self.send_response(told.status)
             for name, value in {"content-length": str(len(told.body)), **told.headers}.items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(told.body)
@@ -187,3 +189,44 @@ def test_a_listing_that_goes_round_in_circles_is_ended() -> None:
 def test_pages_may_be_empty_and_need_not_say_that_they_are_cut() -> None:
     token = "<NextContinuationToken>B&amp;1</NextContinuationToken>"
     assert names_in(page(more=cut("A")), page("p/a", more=token), page("p/b")) == ["a", "b"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- writes
+
+FAILED = b'<?xml version="1.0"?>\n<Error><Code>InternalError</Code><Message>We encountered an error.</Message></Error>'
+
+
+@pytest.mark.parametrize("etag", [{"etag": '"e"'}, {}])
+@pytest.mark.parametrize(
+    "coding", [{"content-length": f"{len(FAILED)}"}, {"transfer-encoding": "chunked"}, {"connection": "close"}]
+)
+def test_a_200_that_tells_of_an_error_is_no_success(no_pauses: None, etag: dict[str, str], coding: dict[str, str]) -> None:
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(FAILED), FAILED) if "transfer-encoding" in coding else FAILED
+
+    def answer(asked: Asked) -> Told:
+        if asked.method == "HEAD" and asked.target != "/bucket":
+            return Told(404)
+        return (
+            Told(body=body, headers={"content-length": "", **etag, **coding}) if asked.method in ("PUT", "DELETE") else Told()
+        )
+
+    with server(answer) as (url, _):
+        backend = S3Backend("bucket", endpoint_url=url, attempts=3)
+        backend._can_swap = True
+        for call in (
+            lambda: backend.put("a", b"1"),
+            lambda: backend.put("a", b"1", if_match=ABSENT),
+            lambda: backend.delete("a"),
+        ):
+            with pytest.raises(UnknownOutcomeError, match=r"answered 200 InternalError, but not as S3 does \(3 attempts\)"):
+                call()
+
+
+def test_a_write_goes_on_after_a_200_that_told_of_an_error(no_pauses: None) -> None:
+    told = [Told(body=FAILED, headers={"etag": '"e"'}), Told(headers={"etag": '"e"'})]
+    with server(lambda asked: told.pop(0) if asked.method == "PUT" else Told(200 if asked.target == "/bucket" else 404)) as (
+        url,
+        asked,
+    ):
+        assert S3Backend("bucket", endpoint_url=url).put("a", b"1") == '"e"'
+    assert [request.method for request in asked] == ["HEAD", "PUT", "HEAD", "PUT"]
