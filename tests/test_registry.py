@@ -122,6 +122,23 @@ def test_an_os_path_is_taken_literally(in_tmp: Path) -> None:
     assert (in_tmp / "memory:x?sync=normal").is_dir()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="another variable there")
+def test_a_tilde_is_the_home_folder(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = in_tmp / "ho%20me"
+    monkeypatch.setenv("HOME", str(home))
+    for where in ("~/data", "file:~/data", "file:~/data?sync=normal"):
+        with open_backend(where) as backend:
+            assert backend.place == f"file:{home}/data"
+            backend.put("a", b"1")
+    for where in ("~", "file:~"):
+        with open_backend(where) as backend:
+            assert backend.place == f"file:{home}"
+    for where in ("./~", "~data", Path("~"), Path("~/data"), "file:%7E", "file:./~"):
+        with open_backend(where) as backend:
+            assert not backend.place.startswith(f"file:{home}")
+    assert [entry.name for entry in in_tmp.iterdir()] == [home.name]
+
+
 @pytest.mark.parametrize("where", ["", "a\0b", b"data", None, 5])
 def test_what_is_no_place_is_refused(where: Any) -> None:
     with pytest.raises((UsageError, TypeError)):

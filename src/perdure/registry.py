@@ -58,7 +58,8 @@ def open_backend(where: str | os.PathLike[str], **options: Any) -> Backend:
     Args:
         where: A path (a folder), `file:PATH`, `sqlite:///relative.db` or `sqlite:////absolute.db`, `s3://bucket/prefix`,
             `memory:NAME`, `null:`, or a scheme of an installed distribution. Options may stand in its query:
-            `file:data?sync=normal`. An `os.PathLike` and a text without a scheme are taken literally, `?` included.
+            `file:data?sync=normal`. An `os.PathLike` and a text without a scheme are taken literally, `?` included. In text,
+            `~` and `~/` in front of a folder mean the home folder; write `./~` for one of that name.
         **options: Options of that backend, as keyword arguments.
 
     Returns:
@@ -91,11 +92,20 @@ def _split(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str
     scheme, colon, rest = text.partition(":")
     # A single letter before the colon is a Windows drive, and a separator before it is just a strange folder name.
     if not isinstance(where, str) or not colon or not _is_scheme(scheme):
-        return "file", "/" + text.lstrip("/") if text.startswith("//") else text, []
+        path = _at_home(text) if isinstance(where, str) else text
+        return "file", "/" + path.lstrip("/") if path.startswith("//") else path, []
     from urllib.parse import parse_qsl, unquote  # 3 ms that a bare path does not need
 
     location, _, query = rest.partition("?")
-    return scheme.lower(), unquote(location), parse_qsl(query, keep_blank_values=True)
+    path = unquote(location)
+    if scheme.lower() == "file" and location.startswith("~"):
+        path = _at_home(path)
+    return scheme.lower(), path, parse_qsl(query, keep_blank_values=True)
+
+
+def _at_home(path: str) -> str:
+    # Not ~somebody: it is the name of a folder more often than of a user.
+    return os.path.expanduser(path) if path == "~" or path.startswith(("~/", "~" + os.sep)) else path
 
 
 def _bare(where: str | os.PathLike[str]) -> str:
