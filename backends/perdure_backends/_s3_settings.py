@@ -51,6 +51,7 @@ class Record:
 
     def write_pending(self, can_swap: Callable[[], bool]) -> None:
         """Keep what is pending, by compare-and-swap where the server has it. No request when nothing is pending."""
+        unknown: UnknownOutcomeError | None = None
         while self.pending:
             with self._client.in_turn(self._lock):
                 if not self.pending:
@@ -58,6 +59,9 @@ class Record:
                 there, etag = self._read()
                 self._compare(self.pending, there)
                 if not self.pending.items() <= there.items():
+                    if unknown is not None:  # about these settings; the caller's write has not begun
+                        problem = f"the settings of this place could not be written: {unknown.problem}"
+                        raise UnavailableError(problem, place=self._client.place, hint="Try again later.") from unknown
                     text = json.dumps({"perdure": _FORMAT, "settings": there | self.pending}, indent=1, sort_keys=True)
                     try:
                         swaps = can_swap()
@@ -72,9 +76,9 @@ class Record:
                             self._swapper.overwrite(self._name, self._name, text.encode())
                     except PreconditionError:
                         continue  # another process was quicker: see what it wrote
-                    except UnknownOutcomeError as error:  # about these settings; the caller's write has not begun
-                        problem = f"the settings of this place could not be written: {error.problem}"
-                        raise UnavailableError(problem, place=self._client.place, hint="Try again later.") from error
+                    except UnknownOutcomeError as error:
+                        unknown = error  # whoever wrote, we or another: what counts is what is there
+                        continue
                 self.pending = {}
 
     def _read(self) -> tuple[dict[str, str], ETag | None]:

@@ -413,6 +413,28 @@ def test_settings_are_not_overwritten_because_a_self_test_could_not_be_finished(
     assert S3Backend(bucket, endpoint_url=stub.endpoint_url).recorded() == {"codec": "json"}
 
 
+def test_settings_agreed_upon_while_an_answer_was_lost_are_agreed_upon(stub: S3Server, proxy: FaultProxy) -> None:
+    bucket = f"b-{uuid.uuid4().hex[:20]}"
+    late = S3Backend(bucket, endpoint_url=proxy.endpoint_url, create=True)
+    late.record({"codec": "json"})
+    begun: list[Request] = []
+
+    def meanwhile(request: Request) -> Fault | None:
+        if begun or request.method != "PUT" or "perdure.json" not in request.target:
+            return None
+        begun.append(request)
+        with S3Backend(bucket, endpoint_url=stub.endpoint_url) as early:  # the same settings
+            early.record({"codec": "json"})
+            early.put("theirs", b"1")
+        return Fault(answer_before=503)  # so nobody knows whether ours arrived
+
+    proxy.plan = meanwhile
+    late.put("ours", b"2")
+    assert begun
+    assert late.recorded() == {"codec": "json"}
+    assert sorted(late.keys()) == ["ours", "theirs"]
+
+
 def test_bulk_calls_work_where_no_thread_can_be_started(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     def limit(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
