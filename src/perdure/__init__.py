@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         NEVER_RETRIEVE,
         VALUE_NOT_RETRIEVED,
     )
-    from .mapping.opening import open
+    from .mapping.opening import open as open
     from .protocol import ABSENT, AsyncBackend, Backend, Blob, ETag, Meta
     from .registry import open_backend
 
@@ -66,7 +66,8 @@ _homes = {
 }
 _home = {name: module for module, names in _homes.items() for name in names.split()}
 
-# Written out for type checkers; a test compares it with the table.
+# Written out for type checkers; a test compares it with the table. Without `open`, so that `from perdure import *` does not
+# replace Python's own.
 __all__ = [
     "__version__",
     "ABSENT",
@@ -105,7 +106,6 @@ __all__ = [
     "UntrustedWarning",
     "UsageError",
     "VALUE_NOT_RETRIEVED",
-    "open",
     "open_backend",
     "register_type",
     "replace_unsafe_chars",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import subprocess
 import sys
 
@@ -12,13 +13,20 @@ import perdure
 
 @pytest.mark.smoke
 def test_every_public_name_is_there() -> None:
-    assert set(perdure.__all__) == {"__version__", *perdure._home}
-    for name in perdure.__all__:
+    assert set(perdure.__all__) == {"__version__", *perdure._home} - {"open"}
+    for name in (*perdure.__all__, "open"):
         assert getattr(perdure, name) is not None
     assert set(perdure.__all__) <= set(dir(perdure))
     assert "Any" not in dir(perdure)  # completion offers what is ours
     with pytest.raises(AttributeError, match="colour"):
         perdure.colour
+
+
+def test_a_star_import_leaves_the_builtins_alone() -> None:
+    names: dict[str, object] = {}
+    exec("from perdure import *", names)
+    assert "PersiDict" in names
+    assert not names.keys() & vars(builtins).keys()
 
 
 def test_nothing_is_loaded_before_it_is_used() -> None:
