@@ -44,6 +44,21 @@ class Answer(NamedTuple):
     doubt: bool
 
 
+class Turn:
+    """A lock under which requests are sent; see `Client.in_turn`.
+
+    Attributes:
+        lock: Held by whoever sends.
+        failures: How many who held it found the server unavailable.
+        problem: What the last of them found.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.failures = 0
+        self.problem = ""
+
+
 class Client:
     """Thread-safe. Connects at the first request; call `after_fork` in a child.
 
@@ -68,7 +83,7 @@ class Client:
         self._create = create
         self._keep = keep
         self._lock = threading.Lock()
-        self._bucket_lock = threading.Lock()
+        self._bucket_turn = Turn()
         self._door: tuple[Account, Pool] | None = None
         self._region: str | None = None
         self._bucket_is_there = False
@@ -89,7 +104,7 @@ class Client:
     def after_fork(self) -> None:
         """In a child: forget locks that nobody here would release, and connections that belong to the parent."""
         self._lock = threading.Lock()
-        self._bucket_lock = threading.Lock()
+        self._bucket_turn = Turn()
         if self._door:
             self._door[1].forget()
         self._door = None
@@ -197,7 +212,7 @@ class Client:
         Raises:
             BackendError: It is missing.
         """
-        with self.in_turn(self._bucket_lock, key):
+        with self.in_turn(self._bucket_turn, key):
             if self._bucket_is_there:
                 return
             answer = self.send("HEAD", "", key=key)
@@ -206,19 +221,27 @@ class Client:
             self._bucket_is_there = True  # or, with 403, nobody may know, and the request that follows will tell
 
     @contextmanager
-    def in_turn(self, lock: threading.Lock, key: str | None = None) -> Iterator[None]:
+    def in_turn(self, turn: Turn, key: str | None = None) -> Iterator[None]:
         """Hold a lock under which requests are sent, without waiting for one who waits for the server longer than for it.
 
         Raises:
-            UnavailableError: Another thread held it all the time.
+            UnavailableError: Another thread held it all the time, or found the server unavailable while we waited for it.
         """
-        if not lock.acquire(timeout=self._deadline):
+        failures = turn.failures
+        if not turn.lock.acquire(timeout=self._deadline):
             problem = f"another thread has waited for the server for {self._deadline:g} seconds"
             raise UnavailableError(problem, key=key, place=self.place, hint="Try again later.")
         try:
-            yield
+            if turn.failures != failures:  # to find out again, one after the other, would take each its whole patience
+                raise UnavailableError(turn.problem, key=key, place=self.place, hint="Try again later.")
+            try:
+                yield
+            except UnavailableError as error:
+                turn.problem = error.problem
+                turn.failures += 1
+                raise
         finally:
-            lock.release()
+            turn.lock.release()
 
     def _attempt(
         self,

@@ -7,14 +7,13 @@ silently becomes overwriting. Before the first conditional write we try, on an o
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import ABSENT, Condition, ETag
 
-from ._s3_client import Client
+from ._s3_client import Client, Turn
 from ._s3_swap import Swapper
 
 _FOLDER = "!perdure-selftest/"
@@ -36,10 +35,10 @@ T = TypeVar("T")
 
 _swaps: dict[object, Findings] = {}
 _deletes: dict[object, bool] = {}
-_locks: dict[object, threading.Lock] = {}  # one for each bucket, as a server that hangs must not hold up the others
+_turns: dict[object, Turn] = {}  # one for each bucket, as a server that hangs must not hold up the others
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_locks.clear)
+    os.register_at_fork(after_in_child=_turns.clear)
 
 
 def examine_swaps(client: Client, prefix: str) -> Findings:
@@ -63,7 +62,7 @@ def _once(known: dict[object, T], client: Client, prefix: str, test: Callable[[C
     account = client.account
     place = (account.host, account.path)
     if place not in known:
-        with client.in_turn(_locks.setdefault(place, threading.Lock())):
+        with client.in_turn(_turns.setdefault(place, Turn())):
             if place not in known:
                 try:
                     try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping
 
 from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError, UsageError
 from perdure.protocol import ABSENT, ETag
 
-from ._s3_client import Client
+from ._s3_client import Client, Turn
 from ._s3_swap import Swapper, sight
 
 _NAME = "!perdure.json"
@@ -28,11 +27,11 @@ class Record:
         self._client = client
         self._swapper = swapper
         self._name = prefix + _NAME
-        self._lock = threading.Lock()
+        self._turn = Turn()
 
     def after_fork(self) -> None:
-        """In a child: renew the lock."""
-        self._lock = threading.Lock()
+        """In a child: renew the lock, which another thread of the parent may have held."""
+        self._turn = Turn()
 
     def read(self) -> dict[str, str]:
         """The settings there are now. One request."""
@@ -53,7 +52,7 @@ class Record:
         """Keep what is pending, by compare-and-swap where the server has it. No request when nothing is pending."""
         unknown: UnknownOutcomeError | None = None
         while self.pending:
-            with self._client.in_turn(self._lock):
+            with self._client.in_turn(self._turn):
                 if not self.pending:
                     return  # another thread saw to it
                 there, etag = self._read()

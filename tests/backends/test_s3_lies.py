@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from perdure.errors import BackendError, UnknownOutcomeError
+from perdure.errors import BackendError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import ABSENT
 from perdure.testing.servers import S3Server
 from perdure_backends import _s3_client
@@ -230,3 +230,45 @@ def test_a_write_goes_on_after_a_200_that_told_of_an_error(no_pauses: None) -> N
     ):
         assert S3Backend("bucket", endpoint_url=url).put("a", b"1") == '"e"'
     assert [request.method for request in asked] == ["HEAD", "PUT", "HEAD", "PUT"]
+
+
+# ------------------------------------------------------------------------------------------------------- a server that died
+
+
+@pytest.mark.parametrize("what", ["bucket", "settings", "self-test"])
+def test_many_keys_do_not_find_out_one_after_the_other_that_the_server_is_dead(what: str) -> None:
+    """One asks for all, under a lock; those who wait for it fail with it, instead of asking in vain in their turn."""
+
+    def answer(asked: Asked) -> Told:
+        if what != "bucket" and asked.target == "/bucket":
+            return Told()
+        if what == "self-test" and "selftest" not in asked.target:
+            return Told(404)
+        return Told(503)
+
+    with server(answer) as (url, asked):
+        backend = S3Backend("bucket", endpoint_url=url, attempts=3, concurrency=16)
+        if what == "settings":
+            backend._record.pending = {"codec": "json"}
+        failed: list[UnavailableError] = []
+        all_there = threading.Barrier(16)
+
+        def put(number: int) -> None:
+            all_there.wait()
+            try:
+                backend.put(f"k{number}", b"1", if_match=ABSENT)
+            except UnavailableError as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=put, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        alone = len(asked)
+        assert len(failed) == 16
+        assert all("3 attempts" in str(error) and "Try again later" in str(error) for error in failed)
+        assert alone <= 40  # of one or two; not 16 times three or more
+        with pytest.raises(UnavailableError):  # it is asked again, of course
+            backend.put("again", b"1", if_match=ABSENT)
+        assert len(asked) >= alone + 3
