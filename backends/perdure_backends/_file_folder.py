@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from _thread import get_ident
+from typing import NamedTuple
 
 from perdure.errors import BackendError
 
@@ -14,8 +15,17 @@ from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, held, open_loc
 from ._system import sync_folder
 
 STRIPES = 64
-_ATTEMPTS = 10
+ATTEMPTS = 10  # writes under which the folder vanishes begin again this often
 _lasting: set[str] = set()  # folders whose names this process has made durable, and those of all above them
+
+
+class Lock(NamedTuple):
+    """A lock file that one thread has opened."""
+
+    path: str
+    thread: int
+    device: int
+    file: int
 
 
 class OwnFolder:
@@ -34,12 +44,18 @@ class OwnFolder:
         self.path = os.path.join(root, RESERVED_FOLDER)
         self.marker = Marker(self.path, place)
         self.ready = False  # whether this instance has seen to it that all is there and agreed on
+        self.synced: set[str] = set()  # folders of values whose names are known to be durable
+        self._known: dict[str, tuple[int, ...]] = {}  # which files the locks are, by which another folder is noticed
 
-    def temporary(self, stripe: str) -> str:
-        """The one file that the holder of a lock may write to before it is renamed."""
-        return os.path.join(self.path, "tmp", stripe)
+    def temporary(self, lock: Lock) -> str:
+        """The one file that the holder of a lock may write to before it is renamed.
 
-    def open_lock(self, stripe: str) -> tuple[int, object]:
+        Named after the lock's file, too: whoever holds a lock of a folder that was removed or moved meanwhile must not write
+        into what the holder of the same lock in the new one is writing.
+        """
+        return os.path.join(self.path, "tmp", f"{os.path.basename(lock.path)}-{lock.file:x}")
+
+    def open_lock(self, stripe: str) -> tuple[int, Lock]:
         """A descriptor to lock with, and what to note in `held` before that; makes the folder where it is missing.
 
         Raises:
@@ -48,37 +64,67 @@ class OwnFolder:
         if not self.ready:
             self.prepare()
         path = os.path.join(self.path, "locks", stripe)
-        owner = path, get_ident()
-        if owner in held.values():
-            raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock")
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 fd = open_lock(path)
             except FileNotFoundError:
                 self.prepare()  # the folder was removed under us
                 continue
-            if os.fstat(fd).st_nlink:
-                return fd, owner
-            close_lock(fd)  # ... just now: a lock on a file without a name would exclude nobody
+            info = os.fstat(fd)
+            if self._known.get(stripe) == _identity(info) or self._is_new_here(stripe, info):
+                return fd, _lock(fd, path, info)
+            close_lock(fd)
+            self.prepare()  # another folder stands in place of the one we knew
         raise BackendError("the folder is removed again and again", place=self._place)
+
+    def is_current(self, lock: Lock) -> bool:
+        """Tell whether a lock still is the one that others take. It is not when the folder was removed or moved away."""
+        try:
+            info = os.lstat(lock.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return info.st_ino == lock.file and info.st_dev == lock.device
+
+    def _is_new_here(self, stripe: str, info: os.stat_result) -> bool:
+        """Note a lock that this instance takes for the first time, if the folder is the one it knows."""
+        if stripe in self._known:
+            return False
+        try:
+            there = os.lstat(os.path.join(self.path, "locks", "00"))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if _identity(there) != self._known.get("00"):
+            return False
+        self._known[stripe] = _identity(info)
+        return True
 
     def prepare(self) -> None:
         """Make what is missing, agree on the settings, and remove what killed writers left."""
+        if self._known:  # all over again: nothing is known of a folder that was made, moved or copied here by others
+            self.synced.clear()
+            _lasting.clear()
         locks, temporaries = os.path.join(self.path, "locks"), os.path.join(self.path, "tmp")
         self.make(self._root, parents=True)
         for folder in (self.path, locks, temporaries):
             self.make(folder)
             if os.path.islink(folder):
                 raise BackendError(f"{folder} is a link", place=self._place, hint="Remove it: somebody planted it.")
-        fd = open_lock(os.path.join(locks, "00"))
+        path = os.path.join(locks, "00")
+        fd = open_lock(path)
+        info = os.fstat(fd)
+        lock = _lock(fd, path, info)
         try:
+            held[fd] = lock
             flock(fd, LOCK_EX)
-            self.marker.write(self.temporary("00"), durable=self._durable)
+            self.marker.write(self.temporary(lock), durable=self._durable)
         finally:
+            if fd in held:
+                held[fd] = None
             flock(fd, LOCK_UN)
             close_lock(fd)
         if self._durable:
             self._sync_way_here()
+        self._known = {"00": _identity(info)}
         self.ready = True
         self.sweep()
 
@@ -121,12 +167,13 @@ class OwnFolder:
         except FileNotFoundError:
             return []
         for name in names:
-            if not (len(name) == 2 and name.isdigit() and int(name) < STRIPES):
+            stripe = name[:2]
+            if not (stripe.isdecimal() and int(stripe) < STRIPES and name[2:3] == "-"):
                 continue  # not ours
-            fd = open_lock(os.path.join(self.path, "locks", name))
+            fd = open_lock(os.path.join(self.path, "locks", stripe))
             try:
                 flock(fd, LOCK_EX | LOCK_NB)
-                path = self.temporary(name)
+                path = os.path.join(self.path, "tmp", name)
                 if os.path.lexists(path):
                     found.append(path)
                     if remove:
@@ -137,3 +184,16 @@ class OwnFolder:
                 flock(fd, LOCK_UN)
                 close_lock(fd)
         return found
+
+
+def _identity(info: os.stat_result) -> tuple[int, ...]:
+    # The inode number alone is given again to the next file; the time of change is that of the making, for nothing is changed.
+    return info.st_dev, info.st_ino, info.st_ctime_ns
+
+
+def _lock(fd: int, path: str, info: os.stat_result) -> Lock:
+    lock = Lock(path, get_ident(), info.st_dev, info.st_ino)
+    if lock in held.values():
+        close_lock(fd)
+        raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock")
+    return lock

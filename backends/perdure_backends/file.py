@@ -5,14 +5,13 @@ appears by a rename. Beside the values stands one folder of our own::
 
     .perdure/marker      layout, codec, format version: reopening needs no arguments, and mixing is refused
     .perdure/locks/00    64 of them, never removed
-    .perdure/tmp/00      what the holder of lock 00 is writing; a killed writer leaves it, the next holder removes it
+    .perdure/tmp/00-1f   what the holder of lock 00 (inode 1f) is writing; a killed writer leaves it, the next holder removes it
 
 So leftovers are bounded by 64 files however often writers are killed, and sweeping them never touches a live writer.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -33,15 +32,13 @@ from perdure.errors import (
 from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
 
 from ._file_errors import explain
-from ._file_folder import OwnFolder
+from ._file_folder import ATTEMPTS, Lock, OwnFolder
 from ._file_layout import Framed, Layout
 from ._file_listing import Listing
 from ._file_names import Names, PortableNames
 from ._file_spots import Spot, Spots
 from ._flock import LOCK_EX, LOCK_UN, close_lock, flock, held
 from ._system import NO_LINKS, OPEN_NEW, OPEN_READ, keep_alive, swap_names, sync_folder
-
-_ATTEMPTS = 10  # folders that vanish under a write are made again this often
 
 
 class FileBackend(Backend):
@@ -80,7 +77,6 @@ class FileBackend(Backend):
         self._options = {"layout": layout, "sync": sync, "suffix": suffix, "digest_len": digest_len}
         self._durable = sync == "full"
         self._closed = False
-        self._synced: set[str] = set()  # folders whose names are known to be durable
         self._own = OwnFolder(self.path, self.place, durable=self._durable)
         if not os.path.isdir(self.path) and os.path.lexists(self.path):
             hint = f"For a database write sqlite:///{os.fspath(path)}"
@@ -196,49 +192,62 @@ class FileBackend(Backend):
             spot = self._spots[key]
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
-            fd, owner = self._own.open_lock(spot.stripe)
-            old = None
-            # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
-            # lines, which call straight into C, from releasing the lock.
-            try:
-                held[fd] = owner
-                flock(fd, LOCK_EX)
-                if if_match is not None:
-                    self._check_condition(spot, key, if_match)
-                if self._durable and if_match is not ABSENT:
-                    old = keep_alive(spot.path)
-                return self._replace(spot, data, create=if_match is ABSENT, guard=fd)
-            finally:
-                if fd in held:
-                    held[fd] = None
-                flock(fd, LOCK_UN)
-                close_lock(fd)
-                if old is not None:
-                    os.close(old)
+            for _ in range(ATTEMPTS):
+                fd, lock = self._own.open_lock(spot.stripe)
+                old = None
+                # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
+                # lines, which call straight into C, from releasing the lock.
+                try:
+                    held[fd] = lock
+                    flock(fd, LOCK_EX)
+                    if if_match is not None:
+                        self._check_condition(spot, key, if_match)
+                    if self._durable and if_match is not ABSENT:
+                        old = keep_alive(spot.path)
+                    etag = self._replace(spot, data, create=if_match is ABSENT, guard=fd, lock=lock)
+                    if etag is not None:
+                        return etag
+                finally:
+                    if fd in held:
+                        held[fd] = None
+                    flock(fd, LOCK_UN)
+                    close_lock(fd)
+                    if old is not None:
+                        os.close(old)
+            raise BackendError("the folder is removed again and again")
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "write")
 
-    def _replace(self, spot: Spot, data: Buffer, *, create: bool, guard: int) -> ETag:
-        temporary = self._own.temporary(spot.stripe)
+    def _replace(self, spot: Spot, data: Buffer, *, create: bool, guard: int, lock: Lock) -> ETag | None:
+        """Put a new file in place of the old one; None: not done, the folder was removed or moved away meanwhile."""
+        temporary = self._own.temporary(lock)
         try:
             etag = self._write_new(temporary, data, guard)
-            for attempt in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 try:
                     if spot.folders:
                         spot.refuse_links()
+                    # Last of all, for with the lock of a folder that is gone we may not be the only one here.
+                    if not self._own.is_current(lock):
+                        break
                     self._publish(temporary, spot.path, create)
-                    break
                 except FileNotFoundError:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
+                    if not os.path.lexists(temporary):
+                        break
                     self._make_folders(spot)
+                    continue
+                if self._durable:
+                    self._sync_names(spot)
+                return etag
+        except FileNotFoundError:
+            pass  # nor is there a folder for temporary files
         except BaseException:
             if guard in held:  # else this is a child forked just now, and the file is its parent's
                 _remove(temporary)
             raise
-        if self._durable:
-            self._sync_names(spot)
-        return etag
+        _remove(temporary)
+        self._own.ready = False
+        return None
 
     def _write_new(self, temporary: str, data: Buffer, guard: int) -> ETag:
         try:
@@ -311,37 +320,40 @@ class FileBackend(Backend):
                     self._sync_absence(spot)
                     return
                 raise PreconditionError("the value is absent", key=key, place=self.place) from None
-            fd, owner = self._own.open_lock(spot.stripe)
-            old = None
-            try:
-                held[fd] = owner
-                flock(fd, LOCK_EX)
-                if if_match is not None:
-                    self._check_condition(spot, key, if_match)
-                old = keep_alive(spot.path)
+            for _ in range(ATTEMPTS):
+                fd, lock = self._own.open_lock(spot.stripe)
+                old = None
                 try:
-                    os.unlink(spot.path)
-                except (FileNotFoundError, NotADirectoryError):
-                    self._sync_absence(spot)
+                    held[fd] = lock
+                    flock(fd, LOCK_EX)
+                    if if_match is not None:
+                        self._check_condition(spot, key, if_match)
+                    old = keep_alive(spot.path)
+                    if not self._own.is_current(lock):
+                        continue
+                    try:
+                        os.unlink(spot.path)
+                    except (FileNotFoundError, NotADirectoryError):
+                        self._sync_absence(spot)
+                        return
+                    if self._durable:
+                        self._sync_names(spot)
                     return
-                if self._durable:
-                    self._sync_names(spot)
-            finally:
-                if fd in held:
-                    held[fd] = None
-                flock(fd, LOCK_UN)
-                close_lock(fd)
-                if old is not None:
-                    os.close(old)
+                finally:
+                    if fd in held:
+                        held[fd] = None
+                    flock(fd, LOCK_UN)
+                    close_lock(fd)
+                    if old is not None:
+                        os.close(old)
+            raise BackendError("the folder is removed again and again")
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "delete")
 
     # ------------------------------------------------------------------------------------------- folders, marker, upkeep
 
     def _make_folders(self, spot: Spot) -> None:
-        self._synced.difference_update(spot.folders)
-        if not os.path.lexists(self._own.temporary(spot.stripe)):
-            raise BackendError("the folder was removed in the middle of a write", errno=errno.ENOENT, hint="Try again.")
+        self._own.synced.difference_update(spot.folders)
         for folder in spot.folders:
             self._own.make(folder)
 
@@ -351,9 +363,9 @@ class FileBackend(Backend):
         try:
             sync_folder(os.path.dirname(spot.path))
             for folder in spot.folders:
-                if folder not in self._synced:
+                if folder not in self._own.synced:
                     sync_folder(os.path.dirname(folder))
-                    self._synced.add(folder)
+                    self._own.synced.add(folder)
         except OSError as error:
             raise UnknownOutcomeError(
                 f"the change is visible, but making it durable failed ({error.strerror})",
@@ -394,12 +406,14 @@ class FileBackend(Backend):
         spot = self._spots[key]
         folder = os.path.join(self._own.path, "set-aside")
         try:
-            fd, owner = self._own.open_lock(spot.stripe)
+            fd, lock = self._own.open_lock(spot.stripe)
             try:
-                held[fd] = owner
+                held[fd] = lock
                 flock(fd, LOCK_EX)
                 if unless():
                     return ""
+                if not self._own.is_current(lock):
+                    raise BackendError("the folder was removed or moved away meanwhile", key=key, place=self.place)
                 self._own.make(folder)
                 number = 0
                 stem = os.path.join(folder, os.path.relpath(spot.path, self.path).replace(os.sep, ",")[-200:])

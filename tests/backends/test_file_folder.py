@@ -10,7 +10,9 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,101 @@ def test_a_removed_folder_is_empty_and_made_again(folder: Path, backend: FileBac
     shutil.rmtree(folder / "a")
     backend.put("a/b", b"3")
     assert FileBackend(folder).get("a/b").data == b"3"
+
+
+class Paused(FileBackend):
+    """Stops in the middle of its next write, with its temporary file half written."""
+
+    def pause(self) -> tuple[threading.Event, threading.Event]:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        really_write = self._layout.write
+
+        def write(fd: int, data: perdure.protocol.Buffer) -> perdure.ETag:
+            self._layout.write = really_write  # type: ignore[method-assign]
+            os.write(fd, b"half a value")
+            self.reached.set()
+            assert self.go_on.wait(60)
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            return really_write(fd, data)
+
+        self._layout.write = write  # type: ignore[method-assign]
+        return self.reached, self.go_on
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+@pytest.mark.parametrize("condition", ["none", "version"])
+def test_a_writer_in_line_for_a_folder_that_is_gone_goes_to_the_new_one(folder: Path, how: str, condition: str) -> None:
+    """With the lock of the old one it would write into what the holder of the same lock in the new one is writing."""
+    first, late, fresh = (FileBackend(folder, sync="normal") for _ in range(3))
+    old = first.put("k", b"old")
+    late.put("other", b"")
+    path = str(folder / ".perdure" / "locks" / first._spots["k"].stripe)
+    before = open_lock(path)
+    flock(before, LOCK_EX)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(late.put, "k", b"late", if_match=None if condition == "none" else old)
+        while not _waits_for(path):
+            pass
+        if how == "removed":
+            shutil.rmtree(folder)
+        else:
+            folder.rename(folder.with_name("moved"))
+        busy = Paused(folder, sync="normal")
+        reached, go_on = busy.pause()
+        writing = pool.submit(busy.put, "k", b"new")
+        assert reached.wait(60)
+        flock(before, LOCK_UN)
+        close_lock(before)
+        if condition == "none":
+            while not _waits_for(path):
+                assert not waiting.done(), "it did not wait for the lock that counts"
+        else:
+            with pytest.raises(perdure.PreconditionError):
+                waiting.result(60)
+        assert not fresh.contains("k")
+        go_on.set()
+        version = writing.result(60)
+        if condition == "none":
+            version = waiting.result(60)
+    assert fresh.get("k") == (b"new" if condition == "version" else b"late", version, fresh.head("k").modified)
+    assert os.listdir(folder / ".perdure" / "tmp") == []
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+@pytest.mark.parametrize("act", ["swap", "put", "delete"])
+def test_a_folder_replaced_in_the_middle_of_a_write(folder: Path, how: str, act: str) -> None:
+    writer = Paused(folder, sync="normal")
+    old = writer.put("k", b"old")
+    reached, go_on = writer.pause()
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(writer.put, "k", b"interrupted", if_match=old if act == "swap" else None)
+        assert reached.wait(60)
+        if how == "removed":
+            shutil.rmtree(folder)
+        else:
+            folder.rename(folder.with_name("moved"))
+        other = FileBackend(folder, sync="normal")
+        other.put("k", b"new", if_match=ABSENT)
+        if act == "delete":
+            other.delete("k")
+        go_on.set()
+        if act == "swap":
+            with pytest.raises(perdure.PreconditionError):
+                writing.result(60)
+        else:
+            writing.result(60)
+    assert other.get("k").data == (b"new" if act == "swap" else b"interrupted")
+    assert os.listdir(folder / ".perdure" / "tmp") == []
+
+
+def _waits_for(path: str) -> bool:
+    """Tell whether somebody stands in line for this lock."""
+    try:
+        inode = os.stat(path).st_ino
+    except FileNotFoundError:
+        return False
+    return any(f":{inode} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 def test_files_of_others_are_neither_listed_nor_touched(folder: Path, backend: FileBackend) -> None:
@@ -257,18 +354,18 @@ def test_leftovers_are_bounded_and_swept_but_a_live_writers_are_not(folder: Path
     backend.put("a", b"1")
     tmp = folder / ".perdure" / "tmp"
     for number in range(STRIPES):
-        (tmp / f"{number:02d}").write_bytes(b"half")
+        (tmp / f"{number:02d}-1f").write_bytes(b"half")
     (tmp / "stranger").write_bytes(b"mine")
     fd = open_lock(str(folder / ".perdure" / "locks" / "07"))
     flock(fd, LOCK_EX)
     try:
         assert len(backend.leftovers()) == STRIPES - 1
         FileBackend(folder).put("b", b"1")  # a new instance's first write sweeps
-        assert sorted(path.name for path in tmp.iterdir()) == ["07", "stranger"]
+        assert sorted(path.name for path in tmp.iterdir()) == ["07-1f", "stranger"]
     finally:
         flock(fd, LOCK_UN)
         close_lock(fd)
-    assert backend.sweep() == [str(tmp / "07")]
+    assert backend.sweep() == [str(tmp / "07-1f")]
     assert backend.leftovers() == []
 
 
@@ -277,7 +374,10 @@ def test_a_leftover_that_is_a_second_name_of_a_value_is_not_written_into(folder:
     backend.put("a", b"acknowledged", if_match=ABSENT)
     tmp = folder / ".perdure" / "tmp"
     for number in range(STRIPES):
-        os.link(folder / "a.perdure", tmp / f"{number:02d}")
+        path = str(folder / ".perdure" / "locks" / f"{number:02d}")
+        fd = open_lock(path)
+        os.link(folder / "a.perdure", tmp / f"{number:02d}-{os.fstat(fd).st_ino:x}")
+        close_lock(fd)
     for i in range(200):
         backend.put(f"k{i}", b"x" * 50)
     assert backend.get("a").data == b"acknowledged"
@@ -449,6 +549,27 @@ def test_a_signal_handler_never_waits_for_the_write_it_struck(backend: FileBacke
     assert "a signal handler or finalizer writes in the middle of a write" in text
     assert "set a flag" in text
     backend.put("a", b"3")
+
+
+def test_a_signal_handler_never_waits_for_the_first_write_it_struck(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first write of an instance takes a lock to agree on the settings, whatever its key."""
+    backend = FileBackend(folder, sync="normal")
+    told: list[str] = []
+
+    def struck(*args: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        try:
+            FileBackend(folder, sync="normal").put("another", b"1")
+        except perdure.BackendError as error:
+            told.append(str(error))
+        really_write(*args, **options)
+
+    really_write = backend._own.marker.write
+    monkeypatch.setattr(backend._own.marker, "write", struck)
+    backend.put("a", b"2")
+    assert backend.get("a").data == b"2"
+    (text,) = told
+    assert "set a flag" in text
 
 
 def test_a_fork_while_a_lock_is_being_opened_copies_nothing(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:

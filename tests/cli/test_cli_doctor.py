@@ -257,9 +257,9 @@ def test_nothing_is_written_into_a_folder_of_others(run):
 
 def test_leftovers(run):
     fill("file:place")
-    Path("place/.perdure/tmp/07").write_bytes(b"half a val")
+    Path("place/.perdure/tmp/07-1f").write_bytes(b"half a val")
     assert "leftover" in run("doctor", "file:place").out
-    Path("place/.perdure/tmp/07").write_bytes(b"half a val")
+    Path("place/.perdure/tmp/07-1f").write_bytes(b"half a val")
     answer = run("doctor", "file:place", "--repair", "--json").json
     assert answer["leftovers"]
     assert os.listdir("place/.perdure/tmp") == []
