@@ -123,3 +123,28 @@ def test_a_process_that_reads_little_imports_little(tmp_path) -> None:
     assert outputs[:2] == ["", "[]\n"]
     assert "ormsgpack" in outputs[2]
     assert "ormsgpack" in outputs[3]
+
+
+def test_a_call_in_the_middle_of_the_import_says_so() -> None:
+    script = """
+        import sys
+        from perdure.codecs.chain import Chain
+        from perdure.errors import CodecError
+
+        class Nested:  # as a signal handler or a finalizer would come in between
+            def find_spec(self, name, path=None, target=None):
+                if name in ("perdure.codecs.types", "ormsgpack"):
+                    for chain in (Chain(), outer):
+                        try:
+                            chain.encode({1}, "k")
+                        except CodecError as error:
+                            print(error)
+
+        outer = Chain()
+        sys.meta_path.insert(0, Nested())
+        assert outer.decode(outer.encode({1}, "k"), "k") == {1}
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert all("the codec is being imported, and this was called by a signal handler" in line for line in lines), lines

@@ -10,6 +10,7 @@ from struct import error as StructError  # noqa: N812
 from struct import unpack_from
 from typing import Any, Final
 
+from ..errors import CodecError
 from .protocol import Pieces
 
 __all__ = ["Msgpack"]
@@ -37,7 +38,7 @@ class Msgpack:
     decode: Callable[[bytes | memoryview, int], Any]
 
     def __init__(self) -> None:
-        if "ormsgpack" in sys.modules:
+        if hasattr(sys.modules.get(f"{__package__}.packing"), "whole"):
             self._import()
             return
         self._allowance = 8192  # bytes to be read here: as much as can be in a tenth of the time that the import takes
@@ -47,6 +48,11 @@ class Msgpack:
     def _import(self) -> None:
         from . import packing
 
+        if not hasattr(packing, "whole"):  # this very thread is importing it, further up the stack
+            raise CodecError(
+                "the codec is being imported, and this was called by a signal handler or a finalizer meanwhile",
+                hint="Write a value, or import perdure.codecs.packing, before such calls can come.",
+            )
         self.encode = packing.encode
         self.decode = packing.decode
 
