@@ -71,7 +71,12 @@ def _once(known: dict[object, T], client: Client, prefix: str, test: Callable[[C
                         known[place] = test(client, f"{prefix}{_FOLDER}{os.urandom(8).hex()}")
                 except UnknownOutcomeError as error:  # of a write of ours; the caller's has not begun
                     problem = f"the self-test could not be finished: {error.problem}"
-                    raise UnavailableError(problem, place=client.place, hint="Try again later.") from error
+                    hint = (
+                        "Try again later. If it goes on, this server breaks on conditional writes, on which first writes to a "
+                        "place depend as well: use another, or, when no other process ever writes there, "
+                        "unsafe_single_writer=True."
+                    )
+                    raise UnavailableError(problem, place=client.place, hint=hint) from error
     return known[place]
 
 

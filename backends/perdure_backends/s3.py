@@ -18,7 +18,7 @@ from ._s3_bulk import Crew
 from ._s3_client import Client, flat
 from ._s3_list import Entry, etag_in_list, moment_in_list, pages
 from ._s3_names import MAX_NAME, check_names, check_numbers
-from ._s3_probe import can_delete_conditionally, examine_swaps
+from ._s3_probe import Findings, can_delete_conditionally, examine_swaps
 from ._s3_settings import Record
 from ._s3_swap import TOMBSTONE, Swapper, is_etag, lost, sight
 
@@ -312,7 +312,12 @@ class S3Backend(Backend):
         """Tell whether the server decides conditions (`True`) or we must, being the single writer (`False`)."""
         self._check_open()
         if self._can_swap is None:
-            findings = examine_swaps(self._client, self.prefix)
+            try:
+                findings = examine_swaps(self._client, self.prefix)
+            except BackendError as error:
+                if not self._locks:
+                    raise
+                findings = Findings(error.problem)  # if it is down, what comes next will say so
             if findings.fault and not self._locks:
                 hint = (
                     "Use a server that heeds If-Match and If-None-Match (Amazon S3, SeaweedFS, MinIO, ...), or, when no other "

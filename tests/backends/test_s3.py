@@ -374,6 +374,28 @@ def test_a_server_without_conditional_writes_serves_a_single_writer(proxy: Fault
     alone.delete("b", if_match=etag)
 
 
+@pytest.mark.parametrize("fault", [Fault(answer_before=500), Fault(hang_up=True)])
+def test_a_server_that_breaks_on_conditions_serves_a_single_writer_only(proxy: FaultProxy, fault: Fault) -> None:
+    proxy.plan = lambda request: fault if {"if-match", "if-none-match"} & request.headers.keys() else None
+    backend = S3Backend("breaks", uuid.uuid4().hex, endpoint_url=proxy.endpoint_url, create=True, attempts=2)
+    backend.put("a", b"1")  # there is nothing to agree on
+    advice = r"self-test could not be finished.* Try again later\. If it goes on, .*unsafe_single_writer=True"
+    with pytest.raises(UnavailableError, match=advice):
+        backend.put("b", b"1", if_match=ABSENT)
+    backend.record({"codec": "json"})
+    with pytest.raises(UnavailableError, match=advice):  # for all we know, it has bad minutes, and others write their settings
+        backend.put("a", b"2")
+    alone = S3Backend("breaks", backend.prefix, endpoint_url=proxy.endpoint_url, attempts=2, unsafe_single_writer=True)
+    alone.record({"codec": "json"})
+    alone.put("a", b"2")
+    etag = alone.put("b", b"1", if_match=ABSENT)
+    with pytest.raises(PreconditionError):
+        alone.put("b", b"2", if_match=ABSENT)
+    alone.delete("b", if_match=etag)
+    assert list(alone.keys()) == ["a"]
+    assert alone.recorded() == {"codec": "json"}
+
+
 @pytest.mark.parametrize("what", ["selftest", "perdure.json", "nowhere"])
 def test_a_write_that_did_not_begin_is_not_of_unknown_outcome(proxy: FaultProxy, what: str) -> None:
     """Answers are lost, but those to what comes before: the self-test, the settings, the new bucket."""
