@@ -83,6 +83,14 @@ class Account(NamedTuple):
     is_aws: bool
     source: Any
 
+    @property
+    def way(self) -> str:
+        """The server and what stands before it, for messages."""
+        if not self.route.proxy:
+            return self.host
+        proxy = urlsplit(self.route.proxy)  # which may hold a password
+        return f"{self.host} through the proxy {proxy.hostname}:{proxy.port or 80}"
+
     def credentials(self, place: str) -> Credentials:
         """The credentials to sign with now. Thread-safe; may send requests of its own when temporary ones run out."""
         from botocore.exceptions import BotoCoreError, ClientError
@@ -90,7 +98,7 @@ class Account(NamedTuple):
         try:
             frozen = self.source.get_frozen_credentials()
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the last: what came anew had run out as well
-            problem = f"the temporary credentials ran out and could not be renewed: {error}"
+            problem = f"the temporary credentials ran out and could not be renewed: {_said(error)}"
             raise BackendError(problem, place=place, hint="Log in again, or check AWS_PROFILE.") from error
         for name, text in (("access key id", frozen.access_key), ("session token", frozen.token)):
             if text and not _is_header(text):
@@ -132,30 +140,30 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
         session = getattr(session, "_session", session)  # boto3's wraps botocore's
         source = session.get_credentials()
         url, authorization = _first_request(session, Config, settings, region)
-        ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle")
+        ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
     except (NoCredentialsError, PartialCredentialsError) as error:
         hint = "Run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile."
-        raise BackendError(f"no credentials for S3 were found: {error}", place=place, hint=hint) from error
+        raise BackendError(f"no credentials for S3 were found: {_said(error)}", place=place, hint=hint) from error
     except (ClientError, RuntimeError) as error:
         hint = "Log in again, or check AWS_PROFILE and its role."
-        raise BackendError(f"no credentials for S3 could be got: {error}", place=place, hint=hint) from error
+        raise BackendError(f"no credentials for S3 could be got: {_said(error)}", place=place, hint=hint) from error
     except (BotoCoreError, ValueError) as error:
-        wrong.problem = f"{wrong.problem}: {error}"
+        wrong.problem = f"{wrong.problem}: {_said(error)}"
         raise wrong from error
     parts = urlsplit(url)
     host = parts.hostname or ""
     secure = parts.scheme == "https"
     proxy = get_environ_proxies(url).get(parts.scheme)
-    if proxy and not proxy.startswith("http://"):
-        if "://" in proxy:
-            hint = "Use one that starts with http:// (it carries https as well), or name this host in NO_PROXY."
-            raise UsageError("only HTTP proxies can be used for S3", place=place, hint=hint)
-        proxy = "http://" + proxy
+    if proxy:
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        if not _is_http_proxy(proxy):
+            hint = "Use http://host:port (it carries https as well), or name this host in NO_PROXY."
+            raise UsageError("only HTTP proxies can be used for S3, and *_PROXY names another", place=place, hint=hint)
     try:
         tls = ssl.create_default_context(cafile=_certificates(ca_bundle, get_cert_path)) if secure else None
     except OSError as error:
-        wrong.problem = f"the certificates in {ca_bundle} cannot be read: {error}"
-        raise wrong from error
+        problem, hint = f"the certificates in {ca_bundle} cannot be read: {error}", "Check ca_bundle= and AWS_CA_BUNDLE."
+        raise UsageError(problem, place=place, hint=hint) from error
     return Account(
         route=Route(host, parts.port or (443 if secure else 80), tls, proxy),
         host=parts.netloc.rpartition("@")[2],
@@ -164,6 +172,19 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
         is_aws=f".{host}".endswith(_AWS_HOSTS),
         source=source,
     )
+
+
+def _is_http_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _said(error: Exception) -> str:
+    """What botocore says, to be followed by a full stop of ours."""
+    return str(error).rstrip(". ")
 
 
 def _session(profile: str | None) -> Any:

@@ -160,14 +160,14 @@ class Client:
                 try:
                     reply = self._attempt(account, pool, method, name, query, headers or {}, body, give_up)
                 except NotSentError as error:
-                    problem, cause = f"there is no connection to {account.host}: {error}", error
+                    problem, cause = f"there is no connection to {account.way}: {error}", error
                     if isinstance(error.__cause__, socket.gaierror):
                         attempt = max(attempt, attempts - 2)  # a wrong name stays wrong
                     if "CERTIFICATE_VERIFY_FAILED" in str(error):
                         hint = "Name the right authority with ca_bundle= or AWS_CA_BUNDLE."
                         raise BackendError(problem, key=key, place=self.place, hint=hint) from error
                 except LostAnswerError as error:
-                    problem, cause, doubt = f"the answer of {account.host} did not arrive: {error}", error, True
+                    problem, cause, doubt = f"the answer of {account.way} did not arrive: {error}", error, True
                 else:
                     status = reply.status
                     code = code_of(reply) if status >= 300 or method != "GET" else ""
@@ -188,7 +188,7 @@ class Client:
                     unsure = strange or (status >= 500 and status != 501)
                     if not (unsure or status in (408, 429) or (status == 409 and name) or code in AGAIN):
                         self._refused(reply, code, account, key)
-                    problem = f"{account.host} answered {status} {code}".rstrip() + (", but not as S3 does" if strange else "")
+                    problem = f"{account.way} answered {status} {code}".rstrip() + (", but not as S3 does" if strange else "")
                     doubt = doubt or unsure
                     if reply.headers.get("retry-after", "").isdecimal():
                         pause = max(pause, min(5.0, float(reply.headers["retry-after"])))
@@ -196,7 +196,10 @@ class Client:
                     problem += f" ({attempt} attempts)" if attempt > 1 else ""
                     if writes and doubt:
                         raise unknown_outcome(problem, key, self.place, token) from cause
-                    raise UnavailableError(problem, key=key, place=self.place, hint="Try again later.") from cause
+                    hint = "Try again later."
+                    if account.route.proxy:
+                        hint += " HTTP_PROXY, HTTPS_PROXY and NO_PROXY say which proxy to use."
+                    raise UnavailableError(problem, key=key, place=self.place, hint=hint) from cause
                 _pause(pause)
                 if doubt and arrived is not None and arrived(give_up):
                     raise unknown_outcome(problem, key, self.place, token) from cause
@@ -334,8 +337,8 @@ class Client:
 
     def _refused(self, reply: Reply, code: str, account: Account, key: str | None) -> NoReturn:
         said = _find_message(reply.body.decode("utf-8", "replace"))
-        message = f": {unescape(said[1])[:300]}" if said else ""
-        problem = f"{account.host} refuses: {reply.status} {code}".rstrip() + message
+        message = f": {unescape(said[1])[:300].rstrip('. ')}" if said else ""
+        problem = f"{account.way} refuses: {reply.status} {code}".rstrip() + message
         hint = HINTS.get(code)
         if hint is None and reply.status in (401, 403):
             now = moment(reply.headers.get("date", ""))  # an answer to HEAD has no code; S3 grants a quarter of an hour
@@ -345,6 +348,8 @@ class Client:
         location = reply.headers.get("location", "")
         if reply.status < 309 and account.route.tls is None and location.startswith(f"https://{account.route.host}"):
             hint = "The server wants https: begin endpoint_url with https://."
+        if reply.status == 407:
+            hint = "Write HTTP_PROXY and HTTPS_PROXY as http://user:password@host:port."
         if reply.status == 501:
             hint = "The server cannot do this; use another one."
         raise BackendError(problem, key=key, place=self.place, hint=hint)

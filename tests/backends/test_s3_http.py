@@ -415,10 +415,13 @@ def test_a_named_authority_is_trusted(
     server = scripted(GOOD, tls=tls)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     assert S3Backend("bucket", endpoint_url=server.url).get("a").data == b"hello"
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))  # as botocore does
+    assert S3Backend("bucket", endpoint_url=scripted(GOOD, tls=tls).url).get("a").data == b"hello"
 
 
 def test_a_missing_bundle_of_authorities_is_named() -> None:
-    with pytest.raises(UsageError, match=r"nowhere\.pem"):
+    with pytest.raises(UsageError, match=r"nowhere\.pem.* Check ca_bundle= and AWS_CA_BUNDLE\."):
         S3Backend("bucket", endpoint_url="https://127.0.0.1:1", ca_bundle="/nowhere.pem").get("a")
 
 
@@ -467,12 +470,34 @@ def test_secure_requests_tunnel_through_the_proxy(
 def test_a_proxy_that_refuses_means_nothing_was_sent(scripted: Any, monkeypatch: pytest.MonkeyPatch, no_pauses: None) -> None:
     proxy = scripted(*[b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"] * 8)
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-    with pytest.raises(UnavailableError, match="403 to CONNECT"):
+    with pytest.raises(
+        UnavailableError, match=rf"s3\..* through the proxy 127\.0\.0\.1:{proxy.port}: .*403 to CONNECT.* NO_PROXY"
+    ):
         S3Backend("bucket", endpoint_url="https://s3.example.com").put("a", b"")
 
 
-def test_an_unusable_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+def test_a_proxy_that_fails_is_named_without_its_password(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch, no_pauses: None
+) -> None:
+    proxy = scripted(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{proxy.port}")
+    backend = S3Backend("bucket", endpoint_url="http://s3.example.com", attempts=2)
+    for says in ("refuses: 407. Write HTTP_PROXY", "did not arrive"):
+        with pytest.raises(
+            BackendError, match=rf"s3\.example\.com through the proxy 127\.0\.0\.1:{proxy.port} {says}"
+        ) as caught:
+            backend.get("a")
+        assert "secret" not in str(caught.value)
+    monkeypatch.setenv("http_proxy", "127.0.0.1:1")
+    with pytest.raises(
+        UnavailableError, match=r"no connection to s3\.example\.com through the proxy 127\.0\.0\.1:1: .* NO_PROXY"
+    ):
+        S3Backend("bucket", endpoint_url="http://s3.example.com", attempts=2).get("a")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:no", "http://"])
+def test_an_unusable_proxy_is_named(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(UsageError, match="only HTTP proxies"):
         S3Backend("bucket", endpoint_url="https://s3.example.com").get("a")
 
@@ -710,7 +735,7 @@ def test_the_clock_is_wrong_and_the_answer_has_no_body(scripted: Any) -> None:
 
 
 def test_the_clock_is_wrong(scripted: Any) -> None:
-    said = b"<Error><Code>RequestTimeTooSkewed</Code><Message>a &lt;b&gt;</Message></Error>"
+    said = b"<Error><Code>RequestTimeTooSkewed</Code><Message>a &lt;b&gt;.</Message></Error>"
     server = scripted(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
     with pytest.raises(BackendError, match=r"RequestTimeTooSkewed: a <b>\. The clock"):
         S3Backend("bucket", endpoint_url=server.url).get("a")
