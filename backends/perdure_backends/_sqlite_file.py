@@ -210,6 +210,18 @@ def use_log(db: sqlite3.Connection, timeout: float) -> None:
         raise BackendError("this file system cannot share memory, which SQLite needs here", hint="Use a local disk.")
 
 
+def sync_log(path: str) -> None:
+    """Make durable what was committed before. (Of the log, unlike the main file, a descriptor may be opened and closed.)"""
+    try:
+        fd = os.open(path + "-wal", os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return  # merged into the main file, durably
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Still:
     """Reads a database in a folder where nothing can be written, not even the index that readers of a log share.
 
@@ -295,6 +307,11 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
     """
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return _disk_full(key, place)
+    barred = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CANTOPEN
+    lacking = _lacking_descriptors() if barred else isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if lacking:
+        hint = "Raise the limit (ulimit -n), or close what is open. Each thread needs three."
+        return UnavailableError("too many files are open", key=key, place=place, errno=errno.EMFILE, hint=hint)
     if isinstance(error, OSError):
         return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno)
     code = getattr(error, "sqlite_errorcode", None)
@@ -309,7 +326,7 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
         hint = "Find the program that keeps it locked, or raise the option timeout."
         return UnavailableError("another program keeps the database locked", key=key, place=place, hint=hint)
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        hint = "Restore it from a backup, or save what can be read with: sqlite3 FILE .recover"
+        hint = "Restore it from a backup, without -wal and -shm beside it, or save what can be read with: sqlite3 FILE .recover"
         damaged = IntegrityError if reading else BackendError
         return damaged(f"the database is damaged ({error})", key=key, place=place, hint=hint)
     if primary == sqlite3.SQLITE_TOOBIG:
@@ -320,14 +337,14 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
     if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and _full(path)):
         return _disk_full(key, place)
     if primary == sqlite3.SQLITE_CANTOPEN:
-        hint = "Check that file and folder are there, their permissions, and the limit of open files (ulimit -n)."
+        hint = "Check that file and folder are there, and their permissions."
         return BackendError(f"the database cannot be opened ({error})", key=key, place=place, hint=hint)
     name = getattr(error, "sqlite_errorname", "")
     return BackendError(f"SQLite failed: {error} ({name})", key=key, place=place)
 
 
 def _disk_full(key: object, place: str) -> BackendError:
-    hint = "Free some space; what was stored before is still there."
+    hint = "Free some space, which SQLite needs even to delete; what was stored before is still there."
     return BackendError("the disk is full", key=key, place=place, errno=errno.ENOSPC, hint=hint)
 
 
@@ -335,6 +352,19 @@ def read_only(place: str, number: int | None = errno.EROFS) -> BackendError:
     """What a write gets where only reading is possible."""
     hint = "Reading works. To write, make the file and its folder writable, or use another place."
     return BackendError("the database is read-only", place=place, errno=number, hint=hint)
+
+
+def _lacking_descriptors() -> bool:
+    # SQLite does not tell why it could not open the three files that make a database.
+    free: list[int] = []
+    try:
+        free.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(3))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    finally:
+        for fd in free:
+            os.close(fd)
+    return False
 
 
 def _full(path: str) -> bool:

@@ -36,7 +36,20 @@ from perdure.errors import (
     UnknownOutcomeError,
     UsageError,
 )
-from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+from perdure.protocol import (
+    ABSENT,
+    Backend,
+    Blob,
+    Buffer,
+    Condition,
+    ETag,
+    Guarantees,
+    Meta,
+    are_keys,
+    check_key,
+    check_prefix,
+    is_key,
+)
 
 from . import _sqlite_file as file
 from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock
@@ -84,7 +97,8 @@ class SQLiteBackend(Backend):
     it is in use (a removal is noticed, but only within a twentieth of a second). A fork waits until calls of other threads
     are done.
 
-    Each thread that uses it holds three descriptors. A signal handler may call it in the middle of a call.
+    Each thread that uses it holds three descriptors. A signal handler may call it in the middle of a call; only in the middle
+    of a write of more than 200 values it may not write.
 
     Args:
         path: The file. A relative path is taken from the folder that is current now.
@@ -207,7 +221,8 @@ class SQLiteBackend(Backend):
         size = 64
         while True:
             page = self._read(sql, (after, before, size), None)
-            yield page
+            # Another program may have put anything in the table; what is no key is nobody's value.
+            yield page if are_keys([row[0] for row in page]) else [row for row in page if is_key(row[0])]
             if len(page) < size:
                 return
             after = page[-1][0]
@@ -259,7 +274,7 @@ class SQLiteBackend(Backend):
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         check_key(key)
         if if_match is None:
-            self._write(key, _DELETE, (key,), creating=False)
+            self._erase(key, _DELETE, (key,))
         elif not self._write(key, _DELETE_IF, (key, if_match), if_match):
             self._lost(key)
 
@@ -284,7 +299,15 @@ class SQLiteBackend(Backend):
             self._write(None, _DELETE, [(key,) for key in wanted], creating=False, many=True)
         elif wanted:
             marks = ",".join("?" * len(wanted))
-            self._write(None, f"DELETE FROM blobs WHERE key IN ({marks})", wanted, creating=False)
+            self._erase(None, f"DELETE FROM blobs WHERE key IN ({marks})", wanted)
+
+    def _erase(self, key: str | None, sql: str, values: Any) -> None:
+        if not self._write(key, sql, values, creating=False) and self._sync == "full":
+            # Absent already; but whoever removed it may have been killed before that was durable, and this call may not say so.
+            try:
+                file.sync_log(os.path.realpath(self.path))
+            except OSError as error:
+                raise file.failure(error, key=key, place=self.place) from error
 
     def _lost(self, key: str) -> NoReturn:
         raise PreconditionError(

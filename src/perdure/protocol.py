@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple, NewType, Protocol, Self, TypeAlias
 
 from .errors import NotFoundError
-from .keys import check_key, check_prefix, is_key
+from .keys import are_keys, check_key, check_prefix, is_key
 
 __all__ = [
     "ABSENT",
@@ -34,6 +34,7 @@ __all__ = [
     "ETag",
     "Guarantees",
     "Meta",
+    "are_keys",
     "check_key",
     "check_prefix",
     "is_key",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import perdure
 from perdure.errors import (
     BackendError,
     IntegrityError,
@@ -633,3 +634,66 @@ def test_a_reader_without_write_permission_sees_what_others_write() -> None:
         assert reader.wait() == 0
     finally:
         shutil.rmtree(folder)
+
+
+def test_rows_that_are_no_values_of_ours_are_not_listed(path: Path) -> None:
+    """Another program may have put them into the table."""
+    backend = SQLiteBackend(path)
+    backend.put_many({f"k{i}": b"1" for i in range(300)} | {"a/b": b"2"})
+    with sqlite3.connect(path) as db:
+        for key in ("a b", "a//b", "a/../b", ".", "a/", "/a", "a\nb", "é", "x" * 254, "", b"blob"):
+            db.execute("INSERT INTO blobs VALUES (?, 'e', 0, x'00')", (key,))
+    db.close()
+    wanted = sorted([f"k{i}" for i in range(300)] + ["a/b"])
+    assert list(backend.keys()) == [meta.key for meta in backend.scan()] == wanted
+    assert list(backend.keys("a/")) == ["a/b"]
+    with perdure.open(backend, codec="raw") as d:
+        assert len(list(d.items())) == 301
+        d.clear()
+        assert list(d) == []
+
+
+@pytest.mark.parametrize("sync", ["full", "normal"])
+def test_deleting_what_is_absent_makes_its_absence_durable(path: Path, monkeypatch: pytest.MonkeyPatch, sync: str) -> None:
+    """Whoever deleted it first may have done so without, or may have been killed before."""
+    backend, other = SQLiteBackend(path, sync=sync), SQLiteBackend(path, sync="normal")
+    backend.delete("k")  # no database yet
+    assert not path.exists()
+    really_sync, synced = os.fsync, []
+
+    def sync_and_note(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").resolve().name)
+        really_sync(fd)
+
+    backend.put("k", b"1")
+    other.delete("k")
+    monkeypatch.setattr(os, "fsync", sync_and_note)
+    for delete in (lambda: backend.delete("k"), lambda: backend.delete_many(["k", "l"])):
+        delete()
+        assert synced == ["x.db-wal"] * (sync == "full")
+        synced.clear()
+
+
+def test_without_descriptors_it_is_said(path: Path) -> None:
+    code = (
+        "import os, resource, sys\n"
+        "from perdure.errors import UnavailableError\n"
+        "from perdure_backends.sqlite import SQLiteBackend\n"
+        "backend = SQLiteBackend(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+        "fds = []\n"
+        "try:\n"
+        "    while True: fds.append(os.dup(0))\n"
+        "except OSError: pass\n"
+        "for free in range(6):\n"
+        "    try: backend.put('a', b'1')\n"
+        "    except UnavailableError as error: print(error.errno, error)\n"
+        "    else: break\n"
+        "    os.close(fds.pop())\n"
+        "else: raise SystemExit('never')\n"
+    )
+    lines = in_another_process(code, path).splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith(f"{errno.EMFILE} key 'a'")
+        assert "ulimit -n" in line
