@@ -260,9 +260,10 @@ class Client:
         path = account.path
         if name or not path:
             path += "/" + (name if _is_plain(name) else quote(name, safe="/~"))
-        signed = sign(
-            method, path, query, {"host": account.host, **headers}, body, account.credentials(self.place), account.region
-        )
+        headers = {"host": account.host, **headers}
+        if method == "PUT" and name:
+            headers["content-type"] = "application/octet-stream"  # some servers refuse a value without
+        signed = sign(method, path, query, headers, body, account.credentials(self.place), account.region)
         signed.append(("accept-encoding", "identity"))
         signed.append(("user-agent", "perdure"))
         return pool.request(method, f"{path}?{query}" if query else path, signed, body, give_up)

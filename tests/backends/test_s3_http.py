@@ -122,7 +122,7 @@ def ask(server: Scripted, method: str = "GET", body: bytes = b"", timeout: float
         ("GET", "/bucket/a/b", "", {}, b""),
         ("PUT", "/bucket/a%20b/%28x%29~.pkl", "", {"if-none-match": "*", "x-amz-meta-perdure-writers": "ab-cd.ef-gh"}, b"data"),
         ("GET", "/", "continuation-token=a%2Fb%3D&encoding-type=url&list-type=2&max-keys=1000&prefix=p%2F", {}, b""),
-        ("PUT", "/k", "", {"if-match": '"abc"'}, bytes(range(256)) * 50),
+        ("PUT", "/k", "", {"if-match": '"abc"', "content-type": "application/octet-stream"}, bytes(range(256)) * 50),
     ],
 )
 def test_signatures_are_those_of_botocore(

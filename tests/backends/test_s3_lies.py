@@ -232,6 +232,21 @@ def test_a_write_goes_on_after_a_200_that_told_of_an_error(no_pauses: None) -> N
     assert [request.method for request in asked] == ["HEAD", "PUT", "HEAD", "PUT"]
 
 
+@pytest.mark.parametrize("value", [b"", b"1"])
+def test_a_value_says_that_it_is_bytes(value: bytes) -> None:
+    """Some servers refuse a PUT without a type, others when it is not signed."""
+
+    def picky(asked: Asked) -> Told:
+        is_typed = asked.headers.get("content-type") == "application/octet-stream"
+        if asked.method == "PUT" and not (is_typed and "=content-type;" in asked.headers["authorization"]):
+            return Told(415)
+        return Told(headers={"etag": '"e"'})
+
+    with server(picky) as (url, asked):
+        assert S3Backend("bucket", endpoint_url=url).put("a", value) == '"e"'
+        assert [request.method for request in asked if "content-type" in request.headers] == ["PUT"]
+
+
 # ------------------------------------------------------------------------------------------------------- a server that died
 
 
