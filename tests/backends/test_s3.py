@@ -271,6 +271,40 @@ def test_a_single_writer_may_use_it_at_his_own_risk() -> None:
         assert list(backend.keys()) == ["a"]
 
 
+def test_what_a_dict_can_do_where_conditions_are_ignored() -> None:
+    """As docs/how-to/choose-a-backend.md says."""
+    pytest.importorskip("nanio")
+    with servers.nanio() as server, server.environment():
+
+        def opened(prefix: str, **options: Any) -> Any:
+            return perdure.open(f"s3://bucket/{prefix}", endpoint_url=server.endpoint_url, create=True, **options)
+
+        plain = opened("plain")
+        plain.update({"a": 1, "b": 2, "c": 3, "d": 4, "k": 5})
+        plain["c"] = perdure.DELETE_CURRENT
+        plain.delete_many(["d"])
+        refused: list[Callable[[Any], object]] = [
+            lambda d: d.__delitem__("k"),
+            lambda d: d.discard("a"),
+            lambda d: d.pop("b"),
+            lambda d: d.setdefault("new", 1),
+            lambda d: d.transform_item("new", transformer=lambda old: 2),
+            lambda d: d.set_item_if("new", value=3, condition=perdure.ANY_ETAG, expected_etag=perdure.ITEM_NOT_AVAILABLE),
+        ]
+        for call in refused:
+            with pytest.raises(BackendError, match="self-test"):
+                call(plain)
+        assert {str(key): value for key, value in plain.items()} == {"a": 1, "b": 2, "k": 5}
+        with pytest.raises(BackendError, match="self-test"):
+            opened("log", append_only=True)["k"] = 1
+        alone = opened("plain", unsafe_single_writer=True)
+        for call in refused:
+            call(alone)
+        assert {str(key): value for key, value in alone.items()} == {"new": 3}
+        plain.clear()
+        assert not alone
+
+
 LIES = {
     "if-none-match": "it ignores If-None-Match",
     "if-match": "it ignores If-Match",
