@@ -136,6 +136,9 @@ def test_a_tilde_is_the_home_folder(in_tmp: Path, monkeypatch: pytest.MonkeyPatc
     for where in ("./~", "~data", Path("~"), Path("~/data"), "file:%7E", "file:./~"):
         with open_backend(where) as backend:
             assert not backend.place.startswith(f"file:{home}")
+    for where in ("sqlite:~/x.db", "sqlite:///~/x.db"):
+        with open_backend(where) as backend:
+            assert backend.place == f"sqlite:///{home}/x.db"
     assert [entry.name for entry in in_tmp.iterdir()] == [home.name]
 
 

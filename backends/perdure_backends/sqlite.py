@@ -132,6 +132,8 @@ class SQLiteBackend(Backend):
     def from_url(cls, location: str, *, sync: str = "full", timeout: float = 30.0) -> Self:
         """Open `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite:relative.db` or `sqlite:/absolute.db`.
 
+        `~/` in front means the home folder.
+
         Raises:
             UsageError: No file is named, or a host is.
         """
@@ -146,7 +148,7 @@ class SQLiteBackend(Backend):
         if path in ("", "/", ":memory:"):
             hint = "Write sqlite:///app.db, or memory: for a store that is gone with the process."
             raise UsageError("no file is named", place=f"sqlite:{location}", hint=hint)
-        return cls(path, sync=sync, timeout=timeout)
+        return cls(os.path.expanduser(path) if path.startswith("~/") else path, sync=sync, timeout=timeout)
 
     # Reading.
 
