@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from _thread import get_ident
 from typing import NamedTuple
 
@@ -61,20 +62,20 @@ class OwnFolder:
         Raises:
             OSError: With `EDEADLK` where this thread holds the lock already, and would wait for itself.
         """
-        if not self.ready:
-            self.prepare()
         path = os.path.join(self.path, "locks", stripe)
         for _ in range(ATTEMPTS):
             try:
+                if not self.ready:
+                    self.prepare()
                 fd = open_lock(path)
             except FileNotFoundError:
-                self.prepare()  # the folder was removed under us
+                self.ready = False  # the folder was removed under us
                 continue
             info = os.fstat(fd)
             if self._known.get(stripe) == _identity(info) or self._is_new_here(stripe, info):
                 return fd, _lock(fd, path, info)
             close_lock(fd)
-            self.prepare()  # another folder stands in place of the one we knew
+            self.ready = False  # another folder stands in place of the one we knew
         raise BackendError("the folder is removed again and again", place=self._place)
 
     def is_current(self, lock: Lock) -> bool:
@@ -153,7 +154,11 @@ class OwnFolder:
             try:
                 os.mkdir(path)
             except FileExistsError:
-                if not os.path.isdir(path):
+                try:
+                    is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+                except FileNotFoundError:  # removed again, which shows soon; or a link to nothing
+                    is_folder = not os.path.islink(path)
+                if not is_folder:
                     raise
                 continue
             if self._durable:

@@ -24,6 +24,8 @@ from perdure_backends._file_plain import DigestNames
 from perdure_backends._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock
 from perdure_backends.file import FileBackend
 
+ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -153,6 +155,63 @@ def test_a_folder_replaced_in_the_middle_of_a_write(folder: Path, how: str, act:
             writing.result(60)
     assert other.get("k").data == (b"new" if act == "swap" else b"interrupted")
     assert os.listdir(folder / ".perdure" / "tmp") == []
+
+
+STORMY = """
+import random, sys
+from perdure.errors import NotFoundError, PreconditionError, UnknownOutcomeError
+from perdure.protocol import ABSENT
+from perdure_backends.file import FileBackend
+
+folder, stop, sync = sys.argv[1:]
+backend, stopped, sizes = FileBackend(folder, sync=sync), FileBackend(stop), (1, 5000, 200_000)
+
+def check(data):
+    assert len(set(data)) == 1 and len(data) in sizes, (len(data), set(data))
+
+while not stopped.contains("now"):
+    key, value = random.choice(["k", "a/b", "c"]), random.choice([b"a", b"b", b"c"]) * random.choice(sizes)
+    act = random.choice([backend.put, backend.delete, backend.scan, "swap"])
+    try:
+        if act == backend.put:
+            act(key, value)
+        elif act == "swap":
+            try:
+                seen = backend.get(key)
+            except NotFoundError:
+                backend.put(key, value, if_match=ABSENT)
+            else:
+                check(seen.data)
+                backend.put(key, value, if_match=seen.etag)
+        elif act == backend.delete:
+            act(key)
+        else:
+            list(act())
+    except PreconditionError:
+        pass
+    except UnknownOutcomeError:
+        assert sync == "full"
+backend.put("k", b"ccccc" * 1000)
+check(backend.get("k").data)
+"""
+
+
+@pytest.mark.parametrize("sync", ["full", "normal"])
+def test_writers_under_whom_the_folder_is_removed_again_and_again(folder: Path, tmp_path: Path, sync: str) -> None:
+    """Whole values only, and nobody fails: at most it cannot be told whether a write was there when it was to be durable."""
+    stop = str(tmp_path / "stop")
+    command = [sys.executable, "-c", STORMY, str(folder), stop, sync]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        removed = 0
+        while removed < 60 * ROUNDS and all(writer.poll() is None for writer in writers):
+            if (folder / "k.perdure").exists() or (folder / "c.perdure").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+    finally:
+        FileBackend(stop).put("now", b"")
+        problems = [writer.communicate(timeout=60)[1] for writer in writers]
+    assert problems == [""] * 3
 
 
 def _waits_for(path: str) -> bool:
