@@ -140,7 +140,7 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
         session = getattr(session, "_session", session)  # boto3's wraps botocore's
         source = session.get_credentials()
         url, authorization = _first_request(session, Config, settings, region)
-        ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        ca_bundle = settings.ca_bundle or session.get_config_variable("ca_bundle")
     except (NoCredentialsError, PartialCredentialsError) as error:
         hint = "Run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile."
         raise BackendError(f"no credentials for S3 were found: {_said(error)}", place=place, hint=hint) from error
@@ -159,10 +159,11 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
         if not _is_http_proxy(proxy):
             hint = "Use http://host:port (it carries https as well), or name this host in NO_PROXY."
             raise UsageError("only HTTP proxies can be used for S3, and *_PROXY names another", place=place, hint=hint)
+    authorities = _certificates(ca_bundle, get_cert_path) if secure else None
     try:
-        tls = ssl.create_default_context(cafile=_certificates(ca_bundle, get_cert_path)) if secure else None
+        tls = ssl.create_default_context(cafile=authorities) if secure else None
     except OSError as error:
-        problem, hint = f"the certificates in {ca_bundle} cannot be read: {error}", "Check ca_bundle= and AWS_CA_BUNDLE."
+        problem, hint = f"the certificates in {authorities} cannot be read: {error}", "Check ca_bundle= and AWS_CA_BUNDLE."
         raise UsageError(problem, place=place, hint=hint) from error
     return Account(
         route=Route(host, parts.port or (443 if secure else 80), tls, proxy),
@@ -236,5 +237,7 @@ def _certificates(ca_bundle: str | None, get_cert_path: Any) -> str | None:
         return ca_bundle
     if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         return None  # the default context reads them
+    if os.environ.get("REQUESTS_CA_BUNDLE"):
+        return os.environ["REQUESTS_CA_BUNDLE"]  # which botocore takes as well
     path: str = get_cert_path(True)
     return path

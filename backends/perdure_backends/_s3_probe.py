@@ -72,9 +72,8 @@ def _once(known: dict[object, T], client: Client, prefix: str, test: Callable[[C
                 except UnknownOutcomeError as error:  # of a write of ours; the caller's has not begun
                     problem = f"the self-test could not be finished: {error.problem}"
                     hint = (
-                        "Try again later. If it goes on, this server breaks on conditional writes, on which first writes to a "
-                        "place depend as well: use another, or, when no other process ever writes there, "
-                        "unsafe_single_writer=True."
+                        "Try again later. If it goes on, use another server: conditional writes depend on this test, and so "
+                        "does the first write to a place. Where no other process ever writes, try unsafe_single_writer=True."
                     )
                     raise UnavailableError(problem, place=client.place, hint=hint) from error
     return known[place]

@@ -416,6 +416,13 @@ def test_a_named_authority_is_trusted(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     assert S3Backend("bucket", endpoint_url=server.url).get("a").data == b"hello"
     monkeypatch.delenv("AWS_CA_BUNDLE")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert S3Backend("bucket", endpoint_url=scripted(GOOD, tls=tls).url).get("a").data == b"hello"
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    with pytest.raises(UsageError, match=r"nowhere\.pem"):
+        S3Backend("bucket", endpoint_url=server.url).get("a")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))  # as botocore does
     assert S3Backend("bucket", endpoint_url=scripted(GOOD, tls=tls).url).get("a").data == b"hello"
 
