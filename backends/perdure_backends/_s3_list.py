@@ -69,6 +69,8 @@ def _parse(text: str, prefix: str, place: str) -> tuple[list[Entry], dict[str, s
     else:
         found = []
     try:
+        if "<!DOCTYPE" in text:
+            raise ValueError("it defines a document type")  # whose entities can be made to fill the memory
         root = fromstring(text)
         if _local(root.tag) != "ListBucketResult":
             hint = "This does not seem to be S3: check endpoint_url."

@@ -150,6 +150,7 @@ def test_a_listing_with_a_namespace_prefix() -> None:
         (("</Contents><Contents>", "</Contents><Contents/><Contents>"), "cannot be understood: KeyError"),
         (("</ListBucketResult>", ""), "cannot be understood"),
         (("</Contents>", "</Contents"), "cannot be understood"),
+        (("<ListBucketResult", "<!DOCTYPE x [<!ENTITY e 'eeee'>]><ListBucketResult"), "document type"),
     ],
 )
 def test_a_listing_that_does_not_add_up_is_refused(change: tuple[str, str], says: str) -> None:
