@@ -69,7 +69,7 @@ class PerdureError(Exception):
         if self.place:
             where += f" in {self.place}" if where else f"in {self.place}"
         text = ": ".join(part for part in (where.removesuffix(":"), self.problem) if part)  # not "in null::"
-        return f"{text}. {self.hint}" if self.hint else text
+        return f"{text.removesuffix('.')}. {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own __reduce__ calls cls(*args) and so loses, or trips over, keyword arguments.
