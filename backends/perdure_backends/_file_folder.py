@@ -21,9 +21,9 @@ _lasting: set[str] = set()  # folders whose names this process has made durable,
 
 
 class Lock(NamedTuple):
-    """A lock file that one thread has opened."""
+    """A lock file that one thread has opened. It is the same lock by whatever path that was."""
 
-    path: str
+    stripe: str
     thread: int
     device: int
     file: int
@@ -43,10 +43,12 @@ class OwnFolder:
         self._place = place
         self._durable = durable
         self.path = os.path.join(root, RESERVED_FOLDER)
+        self._locks = os.path.join(self.path, "locks", "")
+        self._temporaries = os.path.join(self.path, "tmp", "")
         self.marker = Marker(self.path, place)
         self.ready = False  # whether this instance has seen to it that all is there and agreed on
         self.synced: set[str] = set()  # folders of values whose names are known to be durable
-        self._known: dict[str, tuple[int, ...]] = {}  # which files the locks are, by which another folder is noticed
+        self._known: dict[str, tuple[int, int, int]] = {}  # which files the locks are, by which another folder is noticed
 
     def temporary(self, lock: Lock) -> str:
         """The one file that the holder of a lock may write to before it is renamed.
@@ -54,34 +56,46 @@ class OwnFolder:
         Named after the lock's file, too: whoever holds a lock of a folder that was removed or moved meanwhile must not write
         into what the holder of the same lock in the new one is writing.
         """
-        return os.path.join(self.path, "tmp", f"{os.path.basename(lock.path)}-{lock.file:x}")
+        return f"{self._temporaries}{lock.stripe}-{lock.file:x}"
 
     def open_lock(self, stripe: str) -> tuple[int, Lock]:
         """A descriptor to lock with, and what to note in `held` before that; makes the folder where it is missing.
 
         Raises:
             OSError: With `EDEADLK` where this thread holds the lock already, and would wait for itself.
+            BackendError: There is no folder whatever we do.
         """
-        path = os.path.join(self.path, "locks", stripe)
         for _ in range(ATTEMPTS):
             try:
                 if not self.ready:
                     self.prepare()
-                fd = open_lock(path)
-            except FileNotFoundError:
+                fd = open_lock(self._locks + stripe)
+            except FileNotFoundError as error:
                 self.ready = False  # the folder was removed under us
+                missing = error
                 continue
-            info = os.fstat(fd)
-            if self._known.get(stripe) == _identity(info) or self._is_new_here(stripe, info):
-                return fd, _lock(fd, path, info)
+            try:
+                info = os.fstat(fd)
+                if self._known.get(stripe) == _identity(info) or self._is_new_here(stripe, info):
+                    return fd, _lock(stripe, info)
+            except BaseException:
+                close_lock(fd)
+                raise
             close_lock(fd)
             self.ready = False  # another folder stands in place of the one we knew
-        raise BackendError("the folder is removed again and again", place=self._place)
+            missing = FileNotFoundError(errno.ENOENT, "another folder stands there", self.path)
+        raise self.gone(missing.filename) from missing
+
+    def gone(self, path: str | None = None) -> BackendError:
+        """The error for who has tried often enough."""
+        hint = f"Check {path or self.path}: it must be possible to make it, and something may remove it all the time."
+        text = "the folder cannot be made, or is removed again and again"
+        return BackendError(text, place=self._place, errno=errno.ENOENT, hint=hint)
 
     def is_current(self, lock: Lock) -> bool:
         """Tell whether a lock still is the one that others take. It is not when the folder was removed or moved away."""
         try:
-            info = os.lstat(lock.path)
+            info = os.lstat(self._locks + lock.stripe)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return info.st_ino == lock.file and info.st_dev == lock.device
@@ -91,7 +105,7 @@ class OwnFolder:
         if stripe in self._known:
             return False
         try:
-            there = os.lstat(os.path.join(self.path, "locks", "00"))
+            there = os.lstat(f"{self._locks}00")
         except (FileNotFoundError, NotADirectoryError):
             return False
         if _identity(there) != self._known.get("00"):
@@ -104,24 +118,21 @@ class OwnFolder:
         if self._known:  # all over again: nothing is known of a folder that was made, moved or copied here by others
             self.synced.clear()
             _lasting.clear()
-        locks, temporaries = os.path.join(self.path, "locks"), os.path.join(self.path, "tmp")
         self.make(self._root, parents=True)
-        for folder in (self.path, locks, temporaries):
+        for folder in (self.path, self._locks[:-1], self._temporaries[:-1]):
             self.make(folder)
             if os.path.islink(folder):
                 raise BackendError(f"{folder} is a link", place=self._place, hint="Remove it: somebody planted it.")
-        path = os.path.join(locks, "00")
-        fd = open_lock(path)
-        info = os.fstat(fd)
-        lock = _lock(fd, path, info)
+        fd = open_lock(f"{self._locks}00")
         try:
-            held[fd] = lock
+            info = os.fstat(fd)
+            held[fd] = lock = _lock("00", info)
             flock(fd, LOCK_EX)
             self.marker.write(self.temporary(lock), durable=self._durable)
         finally:
             if fd in held:
                 held[fd] = None
-            flock(fd, LOCK_UN)
+                flock(fd, LOCK_UN)
             close_lock(fd)
         if self._durable:
             self._sync_way_here()
@@ -148,7 +159,7 @@ class OwnFolder:
     def make(self, folder: str, *, parents: bool = False) -> None:
         """Make a folder durably, where it is missing."""
         missing = [folder]
-        while parents and not os.path.isdir(parent := os.path.dirname(missing[-1])):
+        while parents and not os.path.isdir(parent := os.path.dirname(missing[-1])) and parent != missing[-1]:
             missing.append(parent)
         for path in reversed(missing):
             try:
@@ -168,17 +179,17 @@ class OwnFolder:
         """Find, and remove, the files of killed writers. A live writer holds its lock, and is left alone."""
         found = []
         try:
-            names = os.listdir(os.path.join(self.path, "tmp"))
+            names = os.listdir(self._temporaries)
         except FileNotFoundError:
             return []
         for name in names:
             stripe = name[:2]
             if not (stripe.isdecimal() and int(stripe) < STRIPES and name[2:3] == "-"):
                 continue  # not ours
-            fd = open_lock(os.path.join(self.path, "locks", stripe))
+            fd = open_lock(self._locks + stripe)
             try:
                 flock(fd, LOCK_EX | LOCK_NB)
-                path = os.path.join(self.path, "tmp", name)
+                path = self._temporaries + name
                 if os.path.lexists(path):
                     found.append(path)
                     if remove:
@@ -186,19 +197,20 @@ class OwnFolder:
             except BlockingIOError:
                 continue
             finally:
-                flock(fd, LOCK_UN)
+                if fd in held:
+                    flock(fd, LOCK_UN)
                 close_lock(fd)
         return found
 
 
-def _identity(info: os.stat_result) -> tuple[int, ...]:
-    # The inode number alone is given again to the next file; the time of change is that of the making, for nothing is changed.
-    return info.st_dev, info.st_ino, info.st_ctime_ns
+def _identity(info: os.stat_result) -> tuple[int, int, int]:
+    # The number of an inode is soon given to another file. Nobody changes a lock file, so its time of change tells them apart;
+    # where somebody does (chmod -R), the folder is only looked at anew. Windows does not reuse numbers, and has two such times.
+    return info.st_dev, info.st_ino, info.st_ctime_ns if os.name != "nt" else 0
 
 
-def _lock(fd: int, path: str, info: os.stat_result) -> Lock:
-    lock = Lock(path, get_ident(), info.st_dev, info.st_ino)
+def _lock(stripe: str, info: os.stat_result) -> Lock:
+    lock = Lock(stripe, get_ident(), info.st_dev, info.st_ino)
     if lock in held.values():
-        close_lock(fd)
         raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock")
     return lock

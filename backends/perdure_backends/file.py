@@ -79,6 +79,8 @@ class FileBackend(Backend):
         self._closed = False
         self._own = OwnFolder(self.path, self.place, durable=self._durable)
         if not os.path.isdir(self.path) and os.path.lexists(self.path):
+            if os.path.islink(self.path) and not os.path.exists(self.path):
+                raise BackendError("this is a link to nothing", place=self.place, hint="Make what it points to, or remove it.")
             hint = f"For a database write sqlite:///{os.fspath(path)}"
             raise BackendError("this is a file, not a folder", place=self.place, hint=hint)
         marker = self._own.marker
@@ -210,11 +212,11 @@ class FileBackend(Backend):
                 finally:
                     if fd in held:
                         held[fd] = None
-                    flock(fd, LOCK_UN)
+                        flock(fd, LOCK_UN)
                     close_lock(fd)
                     if old is not None:
                         os.close(old)
-            raise BackendError("the folder is removed again and again")
+            raise self._own.gone()
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "write")
 
@@ -230,6 +232,8 @@ class FileBackend(Backend):
                     # Last of all, for with the lock of a folder that is gone we may not be the only one here.
                     if not self._own.is_current(lock):
                         break
+                    if guard not in held:
+                        raise BackendError("this process was forked in the middle of a write, which the parent carries on")
                     self._publish(temporary, spot.path, create)
                 except FileNotFoundError:
                     if not os.path.lexists(temporary):
@@ -245,7 +249,8 @@ class FileBackend(Backend):
             if guard in held:  # else this is a child forked just now, and the file is its parent's
                 _remove(temporary)
             raise
-        _remove(temporary)
+        if guard in held:
+            _remove(temporary)
         self._own.ready = False
         return None
 
@@ -264,8 +269,6 @@ class FileBackend(Backend):
         finally:
             held.pop(fd, None)
             os.close(fd)
-        if guard not in held:
-            raise BackendError("this process was forked in the middle of a write, which the parent carries on")
         return etag
 
     def _publish(self, temporary: str, path: str, create: bool) -> None:
@@ -342,11 +345,11 @@ class FileBackend(Backend):
                 finally:
                     if fd in held:
                         held[fd] = None
-                    flock(fd, LOCK_UN)
+                        flock(fd, LOCK_UN)
                     close_lock(fd)
                     if old is not None:
                         os.close(old)
-            raise BackendError("the folder is removed again and again")
+            raise self._own.gone()
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "delete")
 
@@ -366,6 +369,9 @@ class FileBackend(Backend):
                 if folder not in self._own.synced:
                     sync_folder(os.path.dirname(folder))
                     self._own.synced.add(folder)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            text = "the change was made, and the folder was removed or moved away before it was durable"
+            raise UnknownOutcomeError(text, place=self.place, errno=error.errno, hint="Read the key.") from error
         except OSError as error:
             raise UnknownOutcomeError(
                 f"the change is visible, but making it durable failed ({error.strerror})",
@@ -383,12 +389,18 @@ class FileBackend(Backend):
                 pass  # no folder, no value
 
     def leftovers(self) -> list[str]:
-        """Files that killed writers left behind; a live writer's are not among them. At most 64."""
-        return self._own.sweep(remove=False)
+        """Files that killed writers left behind, at most 64 unless the folder is a copy; a live writer's are not among them."""
+        return self._sweep(remove=False)
 
     def sweep(self) -> list[str]:
         """Remove what killed writers left behind and tell what it was. The first write of every instance does this too."""
-        return self._own.sweep()
+        return self._sweep(remove=True)
+
+    def _sweep(self, *, remove: bool) -> list[str]:
+        try:
+            return self._own.sweep(remove=remove)
+        except OSError as error:
+            raise explain(error, None, self.place, "sweep") from error
 
     def set_aside(self, key: str, *, unless: Callable[[], bool] = lambda: False) -> str:
         """Move a value's file, whatever its state, out of the way without reading it.
@@ -426,7 +438,7 @@ class FileBackend(Backend):
             finally:
                 if fd in held:
                     held[fd] = None
-                flock(fd, LOCK_UN)
+                    flock(fd, LOCK_UN)
                 close_lock(fd)
         except OSError as error:
             self._fail(error, key, "set aside")

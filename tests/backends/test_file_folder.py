@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -608,6 +609,83 @@ def test_a_signal_handler_never_waits_for_the_write_it_struck(backend: FileBacke
     assert "a signal handler or finalizer writes in the middle of a write" in text
     assert "set a flag" in text
     backend.put("a", b"3")
+
+
+def test_a_lock_is_the_same_by_whatever_path(folder: Path, backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.put("a", b"1")
+    folder.with_name("link").symlink_to(folder)
+    other = FileBackend(folder.with_name("link"), sync="normal")
+    other.put("b", b"1")
+    told: list[perdure.BackendError] = []
+
+    def struck(*args: Any) -> bool:
+        monkeypatch.undo()
+        with pytest.raises(perdure.BackendError, match="set a flag") as caught:
+            other.put("a", b"from a finalizer")
+        told.append(caught.value)
+        return True
+
+    monkeypatch.setattr(backend._own, "is_current", struck)
+    backend.put("a", b"2")
+    assert len(told) == 1
+    assert other.get("a").data == b"2"
+
+
+def test_a_child_forked_just_before_the_rename_leaves_it_to_its_parent(
+    backend: FileBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = []
+
+    def struck(lock: Any) -> bool:
+        monkeypatch.undo()
+        child = os.fork()
+        if child:
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return True
+
+    monkeypatch.setattr(backend._own, "is_current", struck)
+    me = os.getpid()
+    try:
+        version = backend.put("a", b"1", if_match=ABSENT)
+    except perdure.BackendError as error:
+        if os.getpid() != me:
+            os._exit(7 if "forked in the middle" in str(error) else 1)
+        raise
+    if os.getpid() != me:
+        os._exit(2)
+    assert codes == [7]
+    assert backend.get("a") == (b"1", version, backend.head("a").modified)
+
+
+def test_an_error_on_the_way_to_a_lock_leaves_no_descriptor(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.put("a", b"1")
+
+    def fail(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backend._own, "_is_new_here", fail)
+    before = os.listdir("/proc/self/fd")
+    for key in [f"b{i}" for i in range(20) if backend._spots[f"b{i}"].stripe not in backend._own._known]:
+        with pytest.raises(KeyboardInterrupt):
+            backend.put(key, b"1")
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_what_is_said_where_no_folder_can_be(tmp_path: Path, folder: Path, backend: FileBackend) -> None:
+    with pytest.raises(
+        perdure.BackendError, match=r"key 'a' in file:/proc/perdure/x.*cannot be made.*Check /proc/perdure"
+    ) as caught:
+        FileBackend("/proc/perdure/x").put("a", b"1")
+    assert caught.value.errno == errno.ENOENT
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(perdure.BackendError, match="a link to nothing"):
+        FileBackend(tmp_path / "link")
+    backend.put("a", b"1")
+    (folder / ".perdure" / "tmp").rmdir()
+    (folder / ".perdure" / "tmp").write_bytes(b"")
+    with pytest.raises(perdure.BackendError, match="cannot sweep"):
+        backend.sweep()
 
 
 def test_a_signal_handler_never_waits_for_the_first_write_it_struck(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
