@@ -165,11 +165,7 @@ class OwnFolder:
             try:
                 os.mkdir(path)
             except FileExistsError:
-                try:
-                    is_folder = stat.S_ISDIR(os.stat(path).st_mode)
-                except FileNotFoundError:  # removed again, which shows soon; or a link to nothing
-                    is_folder = not os.path.islink(path)
-                if not is_folder:
+                if stands_in_the_way(path):
                     raise
                 continue
             if self._durable:
@@ -201,6 +197,14 @@ class OwnFolder:
                     flock(fd, LOCK_UN)
                 close_lock(fd)
         return found
+
+
+def stands_in_the_way(path: str) -> bool:
+    """Tell whether a name belongs to something other than a folder; asked once, as others may make and remove it meanwhile."""
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return os.path.islink(path)  # to nothing
 
 
 def _identity(info: os.stat_result) -> tuple[int, int, int]:

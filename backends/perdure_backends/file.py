@@ -32,7 +32,7 @@ from perdure.errors import (
 from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
 
 from ._file_errors import explain
-from ._file_folder import ATTEMPTS, Lock, OwnFolder
+from ._file_folder import ATTEMPTS, Lock, OwnFolder, stands_in_the_way
 from ._file_layout import Framed, Layout
 from ._file_listing import Listing
 from ._file_names import Names, PortableNames
@@ -78,7 +78,7 @@ class FileBackend(Backend):
         self._durable = sync == "full"
         self._closed = False
         self._own = OwnFolder(self.path, self.place, durable=self._durable)
-        if not os.path.isdir(self.path) and os.path.lexists(self.path):
+        if stands_in_the_way(self.path):
             if os.path.islink(self.path) and not os.path.exists(self.path):
                 raise BackendError("this is a link to nothing", place=self.place, hint="Make what it points to, or remove it.")
             hint = f"For a database write sqlite:///{os.fspath(path)}"
