@@ -214,8 +214,8 @@ def sync_log(path: str) -> None:
     """Make durable what was committed before. (Of the log, unlike the main file, a descriptor may be opened and closed.)"""
     try:
         fd = os.open(path + "-wal", os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-    except FileNotFoundError:
-        return  # merged into the main file, durably
+    except (FileNotFoundError, NotADirectoryError):
+        return  # merged into the main file, durably; or there never was one
     try:
         os.fsync(fd)
     finally:
@@ -310,11 +310,13 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
     barred = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CANTOPEN
     lacking = _lacking_descriptors() if barred else isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     if lacking:
-        hint = "Raise the limit (ulimit -n), or close what is open. Each thread needs three."
+        hint = "Raise the limit (ulimit -n), or close what is open. Each thread needs three or four."
         return UnavailableError("too many files are open", key=key, place=place, errno=errno.EMFILE, hint=hint)
     if isinstance(error, OSError):
         return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno)
     code = getattr(error, "sqlite_errorcode", None)
+    if reading and "decode to UTF-8" in str(error):
+        return not_bytes(key, place)
     if code is None:
         return BackendError(f"SQLite refused the call: {error}", key=key, place=place)
     if code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC) and not reading:
@@ -341,6 +343,11 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
         return BackendError(f"the database cannot be opened ({error})", key=key, place=place, hint=hint)
     name = getattr(error, "sqlite_errorname", "")
     return BackendError(f"SQLite failed: {error} ({name})", key=key, place=place)
+
+
+def not_bytes(key: object, place: str) -> IntegrityError:
+    """What a read gets where another program has put a value."""
+    return IntegrityError("the stored value is not bytes", key=key, place=place, hint="Restore it from a backup, or delete it.")
 
 
 def _disk_full(key: object, place: str) -> BackendError:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from perdure.errors import BackendError
+
 from ._flock import close_lock
 
 _IDLE = 8  # links kept for threads to come
@@ -19,9 +21,6 @@ gate = threading.RLock()
 inherited: dict[str, list[Any]] = {}
 """Databases this process must not open: it got connections to them from a fork that passed Python's hooks by, or was
 made by a signal handler in the middle of a call. They are kept here, unused, because not even closing them would be safe."""
-
-made: list[str] = []
-"""Databases that this process has set out to make."""
 
 _in_use: set[Links] = set()
 
@@ -36,7 +35,7 @@ class Link:
     Attributes:
         busy: Whether a call is on its way. Its thread holds `lock`.
         alone: Whether that call is in the middle of a transaction of several statements.
-        path: The file behind `db`, links resolved.
+        path: The file behind `db`, or which is being opened, links resolved.
         inode: Its number, to notice that somebody put another file in its place.
         read: `db.execute`, once it may be used for reading.
         write: The same, once it may be used for writing.
@@ -57,10 +56,16 @@ class Link:
         self.fd = -1
         self.look_again = 0.0
 
-    def adopt(self, db: Any, path: str, inode: int) -> None:
-        """Take over an open connection."""
-        self.drop()
-        self.path, self.inode = path, inode
+    def adopt(self, db: Any, inode: int) -> None:
+        """Take over an open connection to `path`.
+
+        Raises:
+            BackendError: It was opened before a fork, by whom this process is a copy of.
+        """
+        if self.path in inherited:
+            inherited[self.path].append(db)
+            raise forked()
+        self.inode = inode
         self.db, self.read = db, db.execute
 
     def is_current(self) -> bool:
@@ -147,6 +152,14 @@ class Links:
                     link.lock.release()
 
 
+def forked() -> BackendError:
+    """The error for a process that must not use a database."""
+    return BackendError(
+        "this process was forked while the database was in use: in the middle of a call, or by other than Python",
+        hint="Close the backend before such a fork, or open it only after.",
+    )
+
+
 def struck() -> list[Link]:
     """The links of this thread that are in the middle of a call, which a signal handler or finalizer struck.
 
@@ -187,17 +200,30 @@ def _before_fork() -> None:
 
     A fork in the middle of a call waits for nothing, and what is in use remains open; the child must not use that.
     """
-    blocking = not struck()
-    _stop(gate, blocking)
+    patience = 0.0 if struck() else 0.05
+    while not _stop_all(patience) and patience:
+        # A call that we wait for may itself have been struck, by what waits for one of those that we hold.
+        _after_fork()
+        patience = min(2 * patience, 2.0)
+
+
+def _stop_all(patience: float) -> bool:
+    complete = _stop(gate, patience)
     for links in list(_in_use):
         for link in list(links.all):
-            if _stop(link.lock, blocking) and not link.busy:
+            if not complete and patience:
+                return False
+            if not _stop(link.lock, patience):
+                complete = False
+            elif not link.busy:
                 link.shut()
+    return complete
 
 
-def _stop(lock: Any, blocking: bool) -> bool:
+def _stop(lock: Any, patience: float) -> bool:
+    """Take a lock if it is to be had within so many seconds."""
     _stopped.locks.append(lock)  # first, so that it is never forgotten
-    if lock.acquire(blocking=blocking):
+    if lock.acquire(True, patience):
         return True
     _stopped.locks.remove(lock)
     return False
@@ -220,9 +246,9 @@ def _after_fork_in_child() -> None:
             ours = link.struck()
             link.lock = threading.RLock()
             link.busy = ours
-            if link.db is not None:
-                if ours:  # the call goes on in the parent, and here as well when the handler returns: it must not get far
-                    link.db.set_authorizer(_deny)
+            if link.db is not None or (ours and link.path):  # the latter: it was just about to get one
+                if ours and link.db is not None:  # the call goes on in the parent, and here as well when the handler returns:
+                    link.db.set_authorizer(_deny)  # it must not get far
                 inherited.setdefault(link.path, []).append(link.db)
                 link.db = link.read = link.write = None
             link.fd = -1

@@ -27,7 +27,6 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from perdure.errors import (
     BackendError,
-    IntegrityError,
     NotFoundError,
     NotModified,
     PerdureError,
@@ -53,7 +52,7 @@ from perdure.protocol import (
 
 from . import _sqlite_file as file
 from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock
-from ._sqlite_links import Link, Links, Seat, inherited, made, struck
+from ._sqlite_links import Link, Links, Seat, forked, inherited, struck
 
 _GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
 _GET_CHANGED = "SELECT CASE WHEN etag = ? THEN NULL ELSE data END, etag, modified FROM blobs WHERE key = ?"
@@ -84,6 +83,11 @@ def _copied(data: Buffer) -> bytes:
     return bytes(memoryview(data))  # a copy, as another thread may change it; through memoryview, or bytes(5) would pass
 
 
+def _amidst(what: str) -> BackendError:
+    text = f"a signal handler or finalizer writes in the middle of {what}"
+    return BackendError(text, errno=errno.EDEADLK, hint="Set a flag there, and write when the call has returned.")
+
+
 def _nothing(sql: str, parameters: Any = ()) -> file.Rows:
     """What a database answers that does not exist yet."""
     return file.Rows([])
@@ -97,8 +101,8 @@ class SQLiteBackend(Backend):
     it is in use (a removal is noticed, but only within a twentieth of a second). A fork waits until calls of other threads
     are done.
 
-    Each thread that uses it holds three descriptors. A signal handler may call it in the middle of a call; only in the middle
-    of a write of more than 200 values it may not write.
+    Each thread that uses it holds three or four descriptors. A signal handler may call it in the middle of a call; only in the
+    middle of a write of more than 200 values, or of the very first one, it may not write.
 
     Args:
         path: The file. A relative path is taken from the folder that is current now.
@@ -182,7 +186,7 @@ class SQLiteBackend(Backend):
         if type(row[0]) is not bytes:
             if row[0] is None:
                 raise NotModified(key=key, place=self.place)
-            raise IntegrityError("the stored value is not bytes", key=key, place=self.place, hint="Restore it from a backup.")
+            raise file.not_bytes(key, self.place)
         return _blob(row)
 
     def head(self, key: str) -> Meta:
@@ -202,6 +206,8 @@ class SQLiteBackend(Backend):
             marks = ",".join("?" * len(some))
             sql = f"SELECT key, data, etag, modified FROM blobs WHERE key IN ({marks})"
             for row in self._read(sql, some, None):
+                if type(row[1]) is not bytes:
+                    raise file.not_bytes(row[0], self.place)
                 found[row[0]] = _blob(row[1:])
         return found
 
@@ -256,9 +262,7 @@ class SQLiteBackend(Backend):
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
         check_key(key)
         if type(data) is not bytes:
-            data = bytes(
-                memoryview(data)
-            )  # through memoryview, or bytes(5) would pass; a copy, as another thread may change it
+            data = _copied(data)
         etag = ETag(os.urandom(8).hex())  # never used before, in no copy of this database either
         try:
             if if_match is None:
@@ -358,16 +362,16 @@ class SQLiteBackend(Backend):
             raise self._failure(error, link, key) from error
         return 0
 
-    def _wait(self, link: Link) -> None:
-        """Wait for our turn, unless it is this thread's own call that has it, struck by a signal handler or finalizer."""
+    def _wait(self, link: Link) -> bool:
+        """Wait for our turn. Do without, and say so with False, where a call of this very thread that was struck by a signal
+        handler or finalizer may have it."""
         for other in struck():
             if other is not link and other.fd >= 0 and os.path.samestat(os.fstat(other.fd), os.fstat(link.fd)):
                 if other.alone:
-                    hint = "Set a flag there, and write when the call has returned."
-                    text = "a signal handler or finalizer writes in the middle of a write of several values"
-                    raise BackendError(text, errno=errno.EDEADLK, hint=hint)
-                return  # between its statements the database is free, and turns are for fairness only
+                    raise _amidst("a write of several values")
+                return False  # between its statements the database is free, and turns are for fairness only
         flock(link.fd, LOCK_EX)
+        return True
 
     def _transact(self, link: Link, sql: str, rows: list[Any]) -> None:
         """Run a transaction."""
@@ -462,10 +466,11 @@ class SQLiteBackend(Backend):
         if not file.examine(path, self.place):
             return _nothing
         inode = os.stat(path).st_ino
+        link.path = path
         db = file.open_live(path, self._sync, self._timeout)
         if db is None:
             return _nothing
-        link.adopt(db, path, inode)
+        link.adopt(db, inode)
         return db.execute
 
     def _prepare(self, link: Link, creating: bool) -> Callable[..., Any] | None:
@@ -480,39 +485,40 @@ class SQLiteBackend(Backend):
         fd = link.fd
         link.drop()
         try:
+            turn = True
             try:
                 flock(fd, LOCK_EX | LOCK_NB)
             except BlockingIOError:
-                self._wait(link)
+                turn = self._wait(link)
+            link.path = path
             db, inode = None, 0
             while db is None:
-                so_far = len(made)
                 if not file.examine(path, self.place):
+                    if not turn:
+                        raise _amidst("a first write")
                     for leftover in (path + "-wal", path + "-shm"):
                         # Of a file that was removed alone; whoever still has that one open must not share an index with the
-                        # new one. But a signal handler may have made the new one just now: between this `if` and the call
-                        # none can come.
+                        # new one.
                         try:
-                            if len(made) == so_far:
-                                os.unlink(leftover)
+                            os.unlink(leftover)
                         except FileNotFoundError:
                             pass
-                    made.append(path)
                     file.create(path, self._timeout)
                 inode = os.stat(path).st_ino
                 db = file.open_live(path, self._sync, self._timeout)
+            if isinstance(db, file.Still):
+                db.close()
+                raise file.read_only(self.place)
+            link.adopt(db, inode)
             try:
-                if isinstance(db, file.Still):
-                    raise file.read_only(self.place)
                 file.use_log(db, self._timeout)
                 self._settle(db)
             except BaseException:
-                db.close()
+                link.drop()
                 raise
         finally:
             if link.fd == fd:
                 flock(fd, LOCK_UN)
-        link.adopt(db, path, inode)
         link.write = db.execute
         return db.execute
 
@@ -520,11 +526,7 @@ class SQLiteBackend(Backend):
         self._check_open()
         path = os.path.realpath(self.path)
         if path in inherited:
-            raise BackendError(
-                "this process was forked while the database was in use: in the middle of a call, or by other than Python",
-                place=self.place,
-                hint="Close the backend before such a fork, or open it only after.",
-            )
+            raise forked().at(place=self.place)
         return path
 
     def _settle(self, db: sqlite3.Connection) -> None:
@@ -545,6 +547,8 @@ class SQLiteBackend(Backend):
             raise error.at(key, self.place)
         if key is not None:
             check_key(key)  # what is no key is often no parameter for SQLite either
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH:
+            return forked().at(key, self.place)
         with link.lock:
             link.drop()  # after a failure a new connection is the safest one
         if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):

@@ -697,3 +697,25 @@ def test_without_descriptors_it_is_said(path: Path) -> None:
     for line in lines:
         assert line.startswith(f"{errno.EMFILE} key 'a'")
         assert "ulimit -n" in line
+
+
+def test_a_value_that_another_program_put_there_as_text(path: Path) -> None:
+    backend = SQLiteBackend(path)
+    backend.put("fine", b"1")
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO blobs VALUES ('text', 'e', 0, 'text'), ('worse', 'e', 0, CAST(x'ff' AS TEXT))")
+    db.close()
+    for key in ("text", "worse"):
+        for read in (backend.get, lambda key: backend.get_many(["fine", key])):
+            with pytest.raises(IntegrityError, match="not bytes"):
+                read(key)
+    assert backend.get("fine").data == b"1"
+    backend.delete_many(["text", "worse"])
+    assert list(backend.get_many(["fine", "text", "worse"])) == ["fine"]
+
+
+def test_nothing_is_deleted_where_there_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    backend = SQLiteBackend(tmp_path / "file" / "x.db")
+    backend.delete("k")
+    backend.delete_many(["k", "l"])

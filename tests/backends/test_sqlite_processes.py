@@ -24,8 +24,8 @@ import pytest
 
 from perdure.errors import BackendError, NotFoundError, PreconditionError
 from perdure.protocol import ABSENT
-from perdure_backends import _sqlite_links
-from perdure_backends._flock import LOCK_EX, LOCK_NB, close_lock, flock, open_lock
+from perdure_backends import _sqlite_file, _sqlite_links
+from perdure_backends._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, open_lock
 from perdure_backends.sqlite import SQLiteBackend
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -391,13 +391,21 @@ def test_an_interrupt_at_any_moment_leaves_everything_usable(path: Path) -> None
 
 @pytest.mark.parametrize("what", ["put", "put_many", "first put"])
 def test_a_signal_handler_may_use_the_backend_in_the_middle_of_a_call(tmp_path: Path, what: str) -> None:
-    fired, dice = 0, random.Random(8)
-    backend = SQLiteBackend(tmp_path / "0.db", sync="normal")
+    fired = refused = 0
+    dice, path = random.Random(8), tmp_path / "0.db"
+    backend = SQLiteBackend(path, sync="normal")
 
     def handle(*_: object) -> None:
-        nonlocal fired
+        nonlocal fired, refused
+        try:
+            backend.put("handler", b"%d" % (fired + 1))
+        except BackendError as error:  # while the file is being made
+            assert error.errno == errno.EDEADLK, error
+            assert "middle of a first write" in str(error)
+            refused += 1
+            strike_soon(dice)
+            return
         fired += 1
-        backend.put("handler", b"%d" % fired)
         backend.put_many({"handler/1": b"%d" % fired, "handler/2": b"%d" % fired})
         assert backend.get("handler").data == b"%d" % fired
 
@@ -406,7 +414,8 @@ def test_a_signal_handler_may_use_the_backend_in_the_middle_of_a_call(tmp_path: 
         for count in range(1, (150 if what != "first put" else 50) * ROUNDS):
             if what == "first put":
                 backend.close()
-                backend = SQLiteBackend(tmp_path / f"{count}.db", sync="normal")
+                path = tmp_path / f"{count}.db"
+                backend = SQLiteBackend(path, sync="normal")
                 backend.record({"codec": "json"})
             strike_soon(dice)
             while True:
@@ -422,6 +431,7 @@ def test_a_signal_handler_may_use_the_backend_in_the_middle_of_a_call(tmp_path: 
             assert backend.recorded() == ({"codec": "json"} if what == "first put" else {})
     finally:
         signal.signal(signal.SIGUSR1, before)
+    assert what == "first put" or refused < 2, "only while the file was being made"
     backend.close()
 
 
@@ -715,3 +725,119 @@ def test_writing_in_the_middle_of_a_transaction_of_ones_own_is_refused_at_once(p
         [("a", "1" * 16, 0.0, b"1"), ("b", "2" * 16, 0.0, b"1")]), many=True)  # fmt: skip
     assert len(seen) == 2
     assert {key: blob.data for key, blob in backend.get_many(["a", "b", "h"]).items()} == {"a": b"1", "b": b"1"}
+
+
+@pytest.mark.parametrize("how", ["used", "new"])
+def test_a_fork_does_not_wait_for_a_call_that_waits_for_the_fork(tmp_path: Path, how: str) -> None:
+    """It was struck by a handler that needs what the forking thread holds while it waits for that call to end."""
+    code = f"""
+import os, signal, sys, threading
+from perdure_backends import _sqlite_file, _sqlite_links
+from perdure_backends._flock import LOCK_EX, LOCK_UN, flock, open_lock
+from perdure_backends.sqlite import SQLiteBackend
+
+first, second = SQLiteBackend({str(tmp_path / "a.db")!r}), SQLiteBackend({str(tmp_path / "b.db")!r})
+first.put("k", b"1")
+if sys.argv[1] == "used":
+    second.put("k", b"1")
+turn = open_lock({str(tmp_path / "a.db-lock")!r})
+flock(turn, LOCK_EX)
+inode, codes = os.fstat(turn).st_ino, []
+
+def strike(*_):
+    second.contains("k")
+    flock(turn, LOCK_UN)
+
+def fork():
+    child = os.fork()
+    if not child:
+        answer = second.contains("k")
+        os._exit(0 if answer == (sys.argv[1] == "used") else 1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+def disturb():
+    while not any(f":{{inode}} " in line and "->" in line for line in open("/proc/locks")):
+        pass
+    forking.start()
+    while _sqlite_links.gate.acquire(blocking=False):
+        _sqlite_links.gate.release()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+signal.signal(signal.SIGUSR1, strike)
+forking, disturbing = threading.Thread(target=fork), threading.Thread(target=disturb)
+disturbing.start()
+first.put("k", b"2")
+disturbing.join()
+forking.join()
+assert codes == [0], codes
+assert first.get("k").data == b"2"
+"""
+    child = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_a_handler_does_not_make_the_file_out_of_turn(path: Path) -> None:
+    """Who has the turn may be about to make it, and what is thrown away first would be theirs."""
+    backend, other = SQLiteBackend(path), SQLiteBackend(path)
+    turn = open_lock(f"{path}-lock")
+    flock(turn, LOCK_EX)
+    inode, seen = os.fstat(turn).st_ino, []
+
+    def strike(*_: object) -> None:
+        with pytest.raises(BackendError, match=r"'h'.*middle of a first write.*Set a flag") as caught:
+            other.put("h", b"1")
+        seen.append(caught.value.errno)
+        assert not path.exists()
+        flock(turn, LOCK_UN)
+
+    def disturb() -> None:
+        while not any(f":{inode} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines()):
+            pass
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    disturbing = threading.Thread(target=disturb)
+    try:
+        disturbing.start()
+        backend.put("k", b"1")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        disturbing.join()
+        close_lock(turn)
+    assert seen == [errno.EDEADLK]
+    assert list(other.keys()) == ["k"]
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_child_forked_while_a_connection_is_being_made_does_not_use_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    SQLiteBackend(path).put("k", b"0")
+    really_open, codes, me = _sqlite_file.open_live, [], os.getpid()
+
+    def open_and_fork(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        db = really_open(*arguments)
+        child = os.fork()
+        if child:
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return db
+
+    monkeypatch.setattr(_sqlite_file, "open_live", open_and_fork)
+    backend = SQLiteBackend(path)
+    try:
+        assert backend.get("k").data == b"0" if act == "read" else backend.put("k", b"1")
+    except BackendError as error:
+        if os.getpid() == me:
+            raise
+        try:
+            SQLiteBackend(path).put("k", b"2")
+        except BackendError as again:
+            os._exit(7 if "was forked" in str(error) and "was forked" in str(again) else 1)
+    if os.getpid() != me:
+        os._exit(2)
+    assert codes == [7]
+    backend.put("k", b"3")
+    assert SQLiteBackend(path).get("k").data == b"3"
