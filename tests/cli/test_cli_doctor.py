@@ -398,3 +398,16 @@ class Vanishing(MemoryBackend):
 def test_keys_that_are_deleted_meanwhile_are_no_damage(run, monkeypatch):
     monkeypatch.setitem(registry._known, "vanishing", (f"{__name__}:Vanishing", ""))
     assert run("doctor", f"vanishing:{uuid4()}", "--json").json["healthy"]
+
+
+def test_a_row_of_another_program_is_damage(run):
+    fill("sqlite:///x.db")
+    with sqlite3.connect("x.db") as db:
+        db.execute("INSERT INTO blobs VALUES ('text', 'e', 0, 'text'), ('a b', 'e', 0, x'00')")
+    db.close()
+    answer = run("doctor", "sqlite:///x.db", code=1)
+    assert "text" in answer.out
+    assert "not bytes" in answer.out
+    assert "a b" not in answer.out
+    assert "text" in run("cp", "sqlite:///x.db", "file:copy", code=1).err
+    assert "text" not in run("ls", "file:copy").out

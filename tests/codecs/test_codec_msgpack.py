@@ -132,7 +132,7 @@ def test_what_cannot_be_held_is_refused_with_its_path(value, part, advice):
 def test_codec_pkl_is_not_proposed_for_what_it_does_not_hold_either():
     with open(os.devnull) as file:
         for value in (lambda: 0, (n for n in ()), os, file, threading.Lock(), {}.keys()):
-            with pytest.raises(CodecError, match=r"value\[0\] is of type .* cannot be stored, not with codec 'pkl' either"):
+            with pytest.raises(CodecError, match=r"value\[0\] is of type .* cannot be stored, not even with codec 'pkl'"):
                 chain.encode([value], "k")
             with pytest.raises(CodecError):
                 Chain("pkl").encode([value], "k")

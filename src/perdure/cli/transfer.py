@@ -104,7 +104,7 @@ class Transfer:
         return self._absent + self._other if overwrite else self._absent
 
     def copy(self, metas: list[Meta], advance: Advance) -> None:
-        """Write these, read them back, compare. Then what is there, skipped values included, is as durable as the target."""
+        """Write these, read them back, compare. On Linux, what was skipped is then as durable as what was copied."""
         outcome = self.outcome
         replacing = {meta.key for meta in self._other}.intersection(meta.key for meta in metas)
         outcome.conflicts = [key for key in outcome.conflicts if key not in replacing]
@@ -121,7 +121,8 @@ class Transfer:
                 outcome.replaced += key in replacing
                 outcome.bytes += len(blob.data)
             advance(sum(meta.size for meta in batch))
-        # Whoever wrote what was skipped may have been killed before it reached the disk, or was not to wait for that.
+        # Whoever wrote what was skipped may have been killed before it reached the disk, or was not to wait for that. (Only on
+        # Linux does this call wait for it; Windows has none.)
         if outcome.identical and isinstance(getattr(self.target, "path", None), str) and hasattr(os, "sync"):
             os.sync()
 

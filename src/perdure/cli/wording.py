@@ -1,4 +1,4 @@
-"""What the library says to who writes Python, in the words of who types commands."""
+"""What the library says to those who write Python, in the words of those who type commands."""
 
 from __future__ import annotations
 

@@ -357,4 +357,4 @@ def _complain(error: ValueError) -> NoReturn:
     raise CodecError(f"this is not msgpack of perdure: {cause}") from cause
 
 
-whole: Final = True  # the last line, so who finds this finds all the rest
+whole: Final = True  # the last line, so whoever finds this finds all the rest

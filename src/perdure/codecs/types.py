@@ -366,7 +366,7 @@ def advice(value: Any) -> str:
         return f'Call perdure.register_type({name}) once, before reading as well, or use codec="pkl".'
     base = next((b for b in cls.__mro__[1:] if b in _native and b is not object), None)
     if base is None and not _pickles(value):
-        return "It cannot be stored, not with codec 'pkl' either. Store what it was made from, or leave it out."
+        return "It cannot be stored, not even with codec 'pkl'. Store what it was made from, or leave it out."
     if base is not None:
         plain = (
             f"Convert it with {base.__name__}(...), register it with"
