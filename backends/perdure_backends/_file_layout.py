@@ -17,7 +17,8 @@ from zlib import crc32
 from perdure.errors import IntegrityError
 from perdure.protocol import Blob, Buffer, ETag
 
-from ._system import read_all, write_all
+from ._file_spots import Spot
+from ._system import OPEN_READ, read_all, write_all
 
 _FIRST_READ = 1 << 14  # one call fetches all of most values
 _HEADER = Struct(">4sB3xQQ16sI")  # magic, format, length, nanoseconds since the epoch, token, crc32 of the 40 bytes before
@@ -47,6 +48,17 @@ class Layout(Protocol):
     def write(self, fd: int, data: Buffer) -> ETag:
         """Fill a new file."""
         ...
+
+
+def look(spot: Spot, layout: Layout) -> Version:
+    """Open a value's file, if no link leads there, and read all but the value."""
+    if spot.folders:
+        spot.refuse_links()
+    fd = os.open(spot.path, OPEN_READ)
+    try:
+        return layout.version(fd)
+    finally:
+        os.close(fd)
 
 
 class Framed:

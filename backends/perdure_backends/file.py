@@ -13,7 +13,6 @@ So leftovers are bounded by 64 files however often writers are killed, and sweep
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NoReturn, Self
@@ -24,21 +23,19 @@ from perdure.errors import (
     NotFoundError,
     NotModified,
     PerdureError,
-    PreconditionError,
     UnavailableError,
-    UnknownOutcomeError,
     UsageError,
 )
-from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
 
 from ._file_errors import explain
-from ._file_folder import ATTEMPTS, Lock, OwnFolder, stands_in_the_way
-from ._file_layout import Framed, Layout
+from ._file_folder import OwnFolder, stands_in_the_way
+from ._file_layout import Framed, Layout, look
 from ._file_listing import Listing
 from ._file_names import Names, PortableNames
-from ._file_spots import Spot, Spots
-from ._flock import LOCK_EX, LOCK_UN, close_lock, flock, held
-from ._system import NO_LINKS, OPEN_NEW, OPEN_READ, keep_alive, swap_names, sync_folder
+from ._file_spots import Spots
+from ._file_writer import Writer
+from ._system import OPEN_READ
 
 
 class FileBackend(Backend):
@@ -100,6 +97,7 @@ class FileBackend(Backend):
             names = DigestNames(marker.settings.get("suffix", ""), int(marker.settings.get("digest_len", "0")))
         self._listing = Listing(self.path, names, self.place)
         self._read = self._layout.read
+        self._writer = Writer(self._own, self._layout, durable=self._durable)
         self._spots = Spots(self.path, names, self.place, self._check_open)
 
     @classmethod
@@ -135,7 +133,7 @@ class FileBackend(Backend):
 
     def head(self, key: str) -> Meta:
         try:
-            return Meta(key, *self._version(self._spots[key]))
+            return Meta(key, *look(self._spots[key], self._layout))
         except (OSError, IntegrityError, TypeError) as error:
             self._fail(error, key, "read")
 
@@ -178,15 +176,6 @@ class FileBackend(Backend):
                     continue
                 yield Meta(key, ETag("damaged"), info.st_size, info.st_mtime)
 
-    def _version(self, spot: Spot) -> tuple[ETag, int, float]:
-        if spot.folders:
-            spot.refuse_links()
-        fd = os.open(spot.path, OPEN_READ)
-        try:
-            return self._layout.version(fd)
-        finally:
-            os.close(fd)
-
     # ---------------------------------------------------------------------------------------------------------- writing
 
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
@@ -194,199 +183,17 @@ class FileBackend(Backend):
             spot = self._spots[key]
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
-            for _ in range(ATTEMPTS):
-                fd, lock = self._own.open_lock(spot.stripe)
-                old = None
-                # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
-                # lines, which call straight into C, from releasing the lock.
-                try:
-                    held[fd] = lock
-                    flock(fd, LOCK_EX)
-                    if if_match is not None:
-                        self._check_condition(spot, key, if_match)
-                    if self._durable and if_match is not ABSENT:
-                        old = keep_alive(spot.path)
-                    etag = self._replace(spot, data, create=if_match is ABSENT, guard=fd, lock=lock)
-                    if etag is not None:
-                        return etag
-                finally:
-                    if fd in held:
-                        held[fd] = None
-                        flock(fd, LOCK_UN)
-                    close_lock(fd)
-                    if old is not None:
-                        os.close(old)
-            raise self._own.gone()
+            return self._writer.put(spot, data, if_match)
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "write")
 
-    def _replace(self, spot: Spot, data: Buffer, *, create: bool, guard: int, lock: Lock) -> ETag | None:
-        """Put a new file in place of the old one; None: not done, the folder was removed or moved away meanwhile."""
-        temporary = self._own.temporary(lock)
-        try:
-            etag = self._write_new(temporary, data, guard)
-            for _ in range(ATTEMPTS):
-                try:
-                    if spot.folders:
-                        spot.refuse_links()
-                    # Last of all, for with the lock of a folder that is gone we may not be the only one here.
-                    if not self._own.is_current(lock):
-                        break
-                    if guard not in held:
-                        raise BackendError("this process was forked in the middle of a write, which the parent carries on")
-                    self._publish(temporary, spot.path, create)
-                except FileNotFoundError:
-                    if not os.path.lexists(temporary):
-                        break
-                    self._make_folders(spot)
-                    continue
-                if self._durable:
-                    self._sync_names(spot)
-                return etag
-        except FileNotFoundError:
-            pass  # nor is there a folder for temporary files
-        except BaseException:
-            if guard in held:  # else this is a child forked just now, and the file is its parent's
-                _remove(temporary)
-            raise
-        if guard in held:
-            _remove(temporary)
-        self._own.ready = False
-        return None
-
-    def _write_new(self, temporary: str, data: Buffer, guard: int) -> ETag:
-        try:
-            fd = os.open(temporary, OPEN_NEW, 0o666)
-        except FileExistsError:
-            # A killed writer's. It may be a second name of a live value (see _publish): removed, never written into.
-            os.unlink(temporary)
-            fd = os.open(temporary, OPEN_NEW, 0o666)
-        held[fd] = None
-        try:
-            etag = self._layout.write(fd, data)
-            if self._durable:
-                os.fsync(fd)
-        finally:
-            held.pop(fd, None)
-            os.close(fd)
-        return etag
-
-    def _publish(self, temporary: str, path: str, create: bool) -> None:
-        if create:
-            # Unlike a rename this fails on an existing name, whoever made it.
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                raise PreconditionError("the key exists already") from None
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                os.replace(temporary, path)  # a file system without hard links: the lock alone has to do
-                return
-            try:
-                os.unlink(temporary)
-            except OSError:
-                pass  # the value is there, so this is no failure; the next holder of the lock removes its second name
-        elif not self._durable and swap_names(temporary, path):
-            try:
-                os.unlink(temporary)
-            except OSError:
-                swap_names(temporary, path)  # it was a folder that stood in our place
-                raise
-        else:
-            os.replace(temporary, path)
-
-    def _check_condition(self, spot: Spot, key: str, condition: Condition) -> None:
-        try:
-            if condition is ABSENT:
-                if spot.folders:
-                    spot.refuse_links()
-                os.lstat(spot.path)
-                raise PreconditionError("the key exists already", key=key, place=self.place)
-            if self._version(spot)[0] == condition:
-                return
-            raise PreconditionError("the value is another version by now", key=key, place=self.place, hint="Read it again.")
-        except (FileNotFoundError, NotADirectoryError):
-            if condition is not ABSENT:
-                raise PreconditionError("the value is absent", key=key, place=self.place) from None
-
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         try:
-            spot = self._spots[key]
-            try:
-                if spot.folders:
-                    spot.refuse_links()
-                if not stat.S_ISREG(os.lstat(spot.path).st_mode):
-                    raise BackendError("what stands there is not a file of ours", key=key, place=self.place)
-            except (FileNotFoundError, NotADirectoryError):
-                if if_match is None:
-                    self._sync_absence(spot)
-                    return
-                raise PreconditionError("the value is absent", key=key, place=self.place) from None
-            for _ in range(ATTEMPTS):
-                fd, lock = self._own.open_lock(spot.stripe)
-                old = None
-                try:
-                    held[fd] = lock
-                    flock(fd, LOCK_EX)
-                    if if_match is not None:
-                        self._check_condition(spot, key, if_match)
-                    old = keep_alive(spot.path)
-                    if not self._own.is_current(lock):
-                        continue
-                    try:
-                        os.unlink(spot.path)
-                    except (FileNotFoundError, NotADirectoryError):
-                        self._sync_absence(spot)
-                        return
-                    if self._durable:
-                        self._sync_names(spot)
-                    return
-                finally:
-                    if fd in held:
-                        held[fd] = None
-                        flock(fd, LOCK_UN)
-                    close_lock(fd)
-                    if old is not None:
-                        os.close(old)
-            raise self._own.gone()
+            self._writer.delete(self._spots[key], if_match)
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "delete")
 
-    # ------------------------------------------------------------------------------------------- folders, marker, upkeep
-
-    def _make_folders(self, spot: Spot) -> None:
-        self._own.synced.difference_update(spot.folders)
-        for folder in spot.folders:
-            self._own.make(folder)
-
-    def _sync_names(self, spot: Spot) -> None:
-        """Make the name of a value durable, and once also the folders on the way to it: another process may have made them
-        and not have come to that."""
-        try:
-            sync_folder(os.path.dirname(spot.path))
-            for folder in spot.folders:
-                if folder not in self._own.synced:
-                    sync_folder(os.path.dirname(folder))
-                    self._own.synced.add(folder)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            text = "the change was made, and the folder was removed or moved away before it was durable"
-            raise UnknownOutcomeError(text, place=self.place, errno=error.errno, hint="Read the key.") from error
-        except OSError as error:
-            raise UnknownOutcomeError(
-                f"the change is visible, but making it durable failed ({error.strerror})",
-                place=self.place,
-                errno=error.errno,
-                hint="Check the disk; the value may be the old one after a power cut.",
-            ) from error
-
-    def _sync_absence(self, spot: Spot) -> None:
-        """Whoever removed the value may have been killed before it made that durable, and then it would come back."""
-        if self._durable:
-            try:
-                sync_folder(os.path.dirname(spot.path))
-            except (FileNotFoundError, NotADirectoryError):
-                pass  # no folder, no value
+    # ----------------------------------------------------------------------------------------------------------- upkeep
 
     def leftovers(self) -> list[str]:
         """Files that killed writers left behind, at most 64 unless the folder is a copy; a live writer's are not among them."""
@@ -416,33 +223,10 @@ class FileBackend(Backend):
             NotFoundError: There is no file for this key.
         """
         spot = self._spots[key]
-        folder = os.path.join(self._own.path, "set-aside")
         try:
-            fd, lock = self._own.open_lock(spot.stripe)
-            try:
-                held[fd] = lock
-                flock(fd, LOCK_EX)
-                if unless():
-                    return ""
-                if not self._own.is_current(lock):
-                    raise BackendError("the folder was removed or moved away meanwhile", key=key, place=self.place)
-                self._own.make(folder)
-                number = 0
-                stem = os.path.join(folder, os.path.relpath(spot.path, self.path).replace(os.sep, ",")[-200:])
-                while os.path.lexists(target := f"{stem}.{number}"):
-                    number += 1
-                os.rename(spot.path, target)
-                if self._durable:
-                    sync_folder(folder)
-                    self._sync_names(spot)
-            finally:
-                if fd in held:
-                    held[fd] = None
-                    flock(fd, LOCK_UN)
-                close_lock(fd)
-        except OSError as error:
+            return self._writer.set_aside(spot, os.path.relpath(spot.path, self.path).replace(os.sep, ",")[-200:], unless)
+        except (OSError, PerdureError) as error:
             self._fail(error, key, "set aside")
-        return target
 
     def recorded(self) -> dict[str, str]:
         hidden = ("layout", "suffix", "digest_len")
@@ -483,13 +267,6 @@ class FileBackend(Backend):
         if explained is error:
             raise explained
         raise explained from error
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # published already
 
 
 def _reopen(cls: type[FileBackend], path: str, options: dict[str, Any], settings: dict[str, str]) -> FileBackend:

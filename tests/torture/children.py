@@ -18,7 +18,8 @@ from ledger import opened, seen, value
 
 from perdure.errors import BackendError, NotFoundError, PerdureError, PreconditionError
 from perdure.protocol import ABSENT, Backend, ETag
-from perdure_backends import _file_folder, _sqlite_file, file
+from perdure_backends import _file_folder, _file_writer, _sqlite_file
+from perdure_backends._file_writer import Writer
 from perdure_backends.sqlite import SQLiteBackend
 
 # To fork while threads run is what is tried here; from Python 3.12 on that is warned of.
@@ -327,27 +328,27 @@ def _break(fault: str) -> None:
         pass
 
     if fault == "no fsync of folders":
-        file.sync_folder = _file_folder.sync_folder = nothing
+        _file_writer.sync_folder = _file_folder.sync_folder = nothing
     elif fault == "no fsync of files":
         fsync = os.fsync
         os.fsync = lambda fd: fsync(fd) if stat.S_ISDIR(os.fstat(fd).st_mode) else None
     elif fault == "fsync after the rename":
-        write_new, publish = file.FileBackend._write_new, file.FileBackend._publish
+        write_new, publish = Writer._write_new, Writer._publish
 
-        def write_only(self: file.FileBackend, *arguments: object) -> object:
+        def write_only(self: Writer, *arguments: object) -> object:
             self._durable = False
             try:
                 return write_new(self, *arguments)  # type: ignore[arg-type]
             finally:
                 self._durable = True
 
-        def publish_and_sync(self: file.FileBackend, temporary: str, path: str, create: bool) -> None:
+        def publish_and_sync(self: Writer, temporary: str, path: str, create: bool) -> None:
             publish(self, temporary, path, create)
             fd = os.open(path, os.O_RDONLY)
             os.fsync(fd)
             os.close(fd)
 
-        file.FileBackend._write_new, file.FileBackend._publish = write_only, publish_and_sync  # type: ignore[method-assign]
+        Writer._write_new, Writer._publish = write_only, publish_and_sync  # type: ignore[method-assign]
     elif fault == "no sync of the log":
         open_live = _sqlite_file.open_live
         _sqlite_file.open_live = lambda path, sync, timeout: open_live(path, "NORMAL", timeout)
