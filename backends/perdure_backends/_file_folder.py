@@ -65,6 +65,7 @@ class OwnFolder:
             OSError: With `EDEADLK` where this thread holds the lock already, and would wait for itself.
             BackendError: There is no folder whatever we do.
         """
+        missing: FileNotFoundError | None = None
         for _ in range(ATTEMPTS):
             try:
                 if not self.ready:
@@ -83,12 +84,11 @@ class OwnFolder:
                 raise
             close_lock(fd)
             self.ready = False  # another folder stands in place of the one we knew
-            missing = FileNotFoundError(errno.ENOENT, "another folder stands there", self.path)
-        raise self.gone(missing.filename) from missing
+        raise self.gone(missing.filename if missing else self.path) from missing
 
-    def gone(self, path: str | None = None) -> BackendError:
-        """The error for who has tried often enough."""
-        hint = f"Check {path or self.path}: it must be possible to make it, and something may remove it all the time."
+    def gone(self, path: str) -> BackendError:
+        """The error for whoever has tried often enough."""
+        hint = f"Check {path}: it must be possible to make it, and something may remove it all the time."
         text = "the folder cannot be made, or is removed again and again"
         return BackendError(text, place=self._place, errno=errno.ENOENT, hint=hint)
 

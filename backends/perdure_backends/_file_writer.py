@@ -54,7 +54,7 @@ class Writer:
                 close_lock(fd)
                 if old is not None:
                     os.close(old)
-        raise self._own.gone()
+        raise self._own.gone(spot.path)
 
     def _replace(self, spot: Spot, data: Buffer, *, create: bool, guard: int, lock: Lock) -> ETag | None:
         """Put a new file in place of the old one; None: not done, the folder was removed or moved away meanwhile."""
@@ -184,7 +184,7 @@ class Writer:
                 close_lock(fd)
                 if old is not None:
                     os.close(old)
-        raise self._own.gone()
+        raise self._own.gone(spot.path)
 
     def _make_folders(self, spot: Spot) -> None:
         self._own.synced.difference_update(spot.folders)

@@ -156,7 +156,7 @@ def test_a_pickled_backend_is_a_handle_with_its_settings(path: Path) -> None:
     backend.record({"codec": "json"})
     again = pickle.loads(pickle.dumps(backend))
     again.put("a", b"1")
-    assert (again.path, again._sync, again._timeout) == (backend.path, "normal", 3)
+    assert (again.path, again._options) == (backend.path, {"sync": "normal", "timeout": 3})
     assert again.recorded() == {"codec": "json"}
     assert backend.get("a").data == b"1"
     backend.close()
@@ -468,7 +468,7 @@ def test_a_removed_file_is_noticed(path: Path) -> None:
         backend.put("a", b"1")
     path.unlink()  # the others, `-wal` and `-shm`, are left behind
     for backend in (ours, theirs):
-        for link in backend._links.all:
+        for link in backend._calls._links.all:
             link.look_again = 0.0  # it is looked for only a few times a second
         assert not backend.contains("a")
     ours.put("b", b"2")
@@ -476,7 +476,7 @@ def test_a_removed_file_is_noticed(path: Path) -> None:
     assert in_another_process(OPEN_AND_CLOSE, path) == "1"
     theirs.put("c", b"3")
     shutil.rmtree(path.parent)
-    for link in [*ours._links.all, *theirs._links.all]:
+    for link in [*ours._calls._links.all, *theirs._calls._links.all]:
         link.look_again = 0.0
     with pytest.raises(BackendError, match="there is no folder"):
         ours.put("b", b"4")

@@ -288,7 +288,7 @@ def first_script(kind: str, sync: str, where: str, fault: str = "") -> None:
         script.put("a", 10)
         if isinstance(backend, SQLiteBackend):
             # Move the log into the database every few writes, or none of that would happen here.
-            backend._local.link.db.execute("PRAGMA wal_autocheckpoint = 12")
+            backend._calls._local.link.db.execute("PRAGMA wal_autocheckpoint = 12")
         script.put("deep/er/b", 4000, "create")
         script.put("a", 20_000)
         script.put("deep/er/b", 100, "swap")
