@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import perdure
+import perdure_backends
 from perdure.cli.wording import in_our_words
 
 
@@ -51,6 +56,39 @@ def test_what_only_python_can_do_says_so(run):
 )
 def test_words(hint, words):
     assert in_our_words(hint) == words
+
+
+def hints(node: ast.AST) -> Iterator[str]:
+    """The texts in an expression, with a name for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        filled = {-1: "name", ord("r"): "'name'"}
+        yield "".join(
+            str(p.value) if isinstance(p, ast.Constant) else filled[getattr(p, "conversion", -1)] for p in node.values
+        )
+    elif isinstance(node, ast.Constant):
+        yield str(node.value)
+    else:
+        for part in ast.iter_child_nodes(node):
+            yield from hints(part)
+
+
+def test_no_hint_of_the_library_is_python_at_the_shell():
+    """Whoever words one anew finds out here whether the command line still understands it."""
+    seen, python = 0, []
+    for package in (perdure, perdure_backends):
+        for path in Path(str(package.__file__)).parent.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                named = isinstance(node, ast.Assign) and any(
+                    isinstance(to, ast.Name) and to.id == "hint" for to in node.targets
+                )
+                if named or (isinstance(node, ast.keyword) and node.arg == "hint"):
+                    for hint in hints(node.value):
+                        seen += 1
+                        words = re.sub(r"perdure\.\w+\(.*?\) in Python", "", in_our_words(hint))
+                        if re.search(r"\bopen\(|\b(codec|filters|layout)=|=True", words.replace("?layout=", "")):
+                            python.append(f"{path.name}: {hint} -> {words}")
+    assert seen > 200
+    assert python == []
 
 
 def test_the_program_is_named_as_the_shell_finds_it(process, tmp_path):

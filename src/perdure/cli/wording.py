@@ -22,7 +22,7 @@ _words = (
     (r"(?<!\.\.\., )codec=[\"'](\w+)[\"']", r"--codec \1"),
     (r"(?:perdure\.)?((?:open\(\.\.\.,|(?:Signed|Encrypted)\(key,)[^)]*\))", r"perdure.\1 in Python"),
     (r"; trusted=True says [^.]*", ""),
-    (r"with create=True", "with ?create=true"),
+    (r"\b(create|unsafe_single_writer)=True", r"?\1=true"),
     (r"it with (layout|suffix|digest_len)='([^']*)'", r"it as file:FOLDER?\1=\2"),
     (r"such as codec, are arguments of perdure\.open", "such as --codec, are options of the command"),
     (r"Import the module", "Use --raw, or read it in Python: import the module"),
