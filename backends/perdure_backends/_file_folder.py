@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from _thread import get_ident
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from perdure.errors import BackendError
 
@@ -27,6 +27,11 @@ class Lock(NamedTuple):
     thread: int
     device: int
     file: int
+
+    @classmethod
+    def of(cls, stripe: str, info: os.stat_result) -> Self:
+        """The lock that this thread opened as this file."""
+        return cls(stripe, get_ident(), info.st_dev, info.st_ino)
 
 
 class OwnFolder:
@@ -184,6 +189,7 @@ class OwnFolder:
                 continue  # not ours
             fd = open_lock(self._locks + stripe)
             try:
+                held[fd] = Lock.of(stripe, os.fstat(fd))
                 flock(fd, LOCK_EX | LOCK_NB)
                 path = self._temporaries + name
                 if os.path.lexists(path):
@@ -194,6 +200,7 @@ class OwnFolder:
                 continue
             finally:
                 if fd in held:
+                    held[fd] = None
                     flock(fd, LOCK_UN)
                 close_lock(fd)
         return found
@@ -214,7 +221,7 @@ def _identity(info: os.stat_result) -> tuple[int, int, int]:
 
 
 def _lock(stripe: str, info: os.stat_result) -> Lock:
-    lock = Lock(stripe, get_ident(), info.st_dev, info.st_ino)
+    lock = Lock.of(stripe, info)
     if lock in held.values():
         raise OSError(errno.EDEADLK, "a signal handler or finalizer writes in the middle of a write under the same lock")
     return lock

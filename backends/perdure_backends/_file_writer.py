@@ -60,7 +60,7 @@ class Writer:
         """Put a new file in place of the old one; None: not done, the folder was removed or moved away meanwhile."""
         temporary = self._own.temporary(lock)
         try:
-            etag = self._write_new(temporary, data)
+            etag = self._write_new(temporary, data, guard)
             for _ in range(ATTEMPTS):
                 try:
                     if spot.folders:
@@ -68,8 +68,7 @@ class Writer:
                     # Last of all, for with the lock of a folder that is gone we may not be the only one here.
                     if not self._own.is_current(lock):
                         break
-                    if guard not in held:
-                        raise BackendError("this process was forked in the middle of a write, which the parent carries on")
+                    _require_ours(guard)
                     self._publish(temporary, spot.path, create)
                 except FileNotFoundError:
                     if not os.path.lexists(temporary):
@@ -90,7 +89,7 @@ class Writer:
         self._own.ready = False
         return None
 
-    def _write_new(self, temporary: str, data: Buffer) -> ETag:
+    def _write_new(self, temporary: str, data: Buffer, guard: int) -> ETag:
         try:
             fd = os.open(temporary, OPEN_NEW, 0o666)
         except FileExistsError:
@@ -99,6 +98,7 @@ class Writer:
             fd = os.open(temporary, OPEN_NEW, 0o666)
         held[fd] = None
         try:
+            _require_ours(guard)
             etag = self._layout.write(fd, data)
             if self._durable:
                 os.fsync(fd)
@@ -169,6 +169,7 @@ class Writer:
                 old = keep_alive(spot.path)
                 if not self._own.is_current(lock):
                     continue
+                _require_ours(fd)
                 try:
                     os.unlink(spot.path)
                 except (FileNotFoundError, NotADirectoryError):
@@ -234,6 +235,7 @@ class Writer:
             stem = os.path.join(folder, name)
             while os.path.lexists(target := f"{stem}.{number}"):
                 number += 1
+            _require_ours(fd)
             os.rename(spot.path, target)
             if self._durable:
                 sync_folder(folder)
@@ -244,6 +246,12 @@ class Writer:
                 flock(fd, LOCK_UN)
             close_lock(fd)
         return target
+
+
+def _require_ours(fd: int) -> None:
+    """Stop in a child that was forked (by a signal handler) in the middle of what its parent carries on."""
+    if fd not in held:
+        raise BackendError("this process was forked in the middle of a change, which the parent carries on")
 
 
 def _remove(path: str) -> None:

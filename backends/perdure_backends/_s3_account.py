@@ -163,7 +163,10 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
     try:
         tls = ssl.create_default_context(cafile=authorities) if secure else None
     except OSError as error:
-        problem, hint = f"the certificates in {authorities} cannot be read: {error}", "Check ca_bundle= and AWS_CA_BUNDLE."
+        problem, hint = (
+            f"the certificates in {authorities} cannot be read: {error}",
+            "Check ca_bundle=, AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.",
+        )
         raise UsageError(problem, place=place, hint=hint) from error
     return Account(
         route=Route(host, parts.port or (443 if secure else 80), tls, proxy),

@@ -51,12 +51,14 @@ class Turn:
         lock: Held by whoever sends.
         failures: How many who held it found the server unavailable.
         problem: What the last of them found.
+        hint: What to do about it.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.failures = 0
         self.problem = ""
+        self.hint: str | None = None
 
 
 class Client:
@@ -236,11 +238,11 @@ class Client:
             raise UnavailableError(problem, key=key, place=self.place, hint="Try again later.")
         try:
             if turn.failures != failures:  # to find out again, one after the other, would take each its whole patience
-                raise UnavailableError(turn.problem, key=key, place=self.place, hint="Try again later.")
+                raise UnavailableError(turn.problem, key=key, place=self.place, hint=turn.hint)
             try:
                 yield
             except UnavailableError as error:
-                turn.problem = error.problem
+                turn.problem, turn.hint = error.problem, error.hint
                 turn.failures += 1
                 raise
         finally:

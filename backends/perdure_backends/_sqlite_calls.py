@@ -1,4 +1,5 @@
-"""Statements run on the connection of the calling thread: reads at once, writes in turn, and both amid each other."""
+"""Statements, run on the connection of the calling thread: reads at once, writes in turn, either also from a signal handler
+in the middle of another."""
 
 from __future__ import annotations
 
@@ -70,7 +71,12 @@ class Calls:
                     link.busy = True
                     read = (link.read if link.look_again > monotonic() else None) or self._open(link)
                     # No name for the cursor: it must be gone, and the reading over, whatever interrupts this.
-                    rows: list[Any] = read(sql, parameters).fetchall()
+                    try:
+                        rows: list[Any] = read(sql, parameters).fetchall()
+                    except sqlite3.OperationalError as error:
+                        if "decode to UTF-8" not in str(error):
+                            raise
+                        rows = file.read_odd(link.db, sql, parameters)
                 finally:
                     link.busy = False
                     if self._closed:
@@ -155,8 +161,9 @@ class Calls:
             return call(*args, **options)
         finally:
             self._local.link = link
-            self._links.all.discard(spare)
-            spare.shut()
+            with spare.lock:
+                spare.shut()
+            self._links.all.discard(spare)  # only now, as in `Links.retire`
 
     def settings(self) -> dict[str, str]:
         """What is recorded in the database."""
@@ -219,16 +226,9 @@ class Calls:
             if not creating:
                 return None
             file.check_folder(path, self._path, self.place)
-        if link.fd < 0:
-            link.fd = file.open_lock_beside(path, self.place)
-        fd = link.fd
         link.drop()
         try:
-            turn = True
-            try:
-                flock(fd, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                turn = self._wait(link)
+            turn = self._take_turn(link, path)
             link.path = path
             db, inode = None, 0
             while db is None:
@@ -251,15 +251,29 @@ class Calls:
             link.adopt(db, inode)
             try:
                 file.use_log(db, self._timeout)
+                link.write = db.execute  # before we settle: more to settle may come meanwhile, and takes this away again
                 self._settle(db)
             except BaseException:
                 link.drop()
                 raise
         finally:
-            if link.fd == fd:
-                flock(fd, LOCK_UN)
-        link.write = db.execute
+            if link.fd >= 0:  # else this is a child forked just now, and the lock is its parent's
+                flock(link.fd, LOCK_UN)
         return db.execute
+
+    def _take_turn(self, link: Link, path: str) -> bool:
+        """Lock the file that all lock who may make a database, or return False as `_wait` does."""
+        while True:
+            if link.fd < 0:
+                link.fd = file.open_lock_beside(path, self.place)
+            turn = True
+            try:
+                flock(link.fd, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                turn = self._wait(link)
+            if not turn or file.is_lock_beside(link.fd, path):
+                return turn
+            link.shut()  # it was removed together with the database: a lock that nobody else will take
 
     def _find(self) -> str:
         self.check_open()
@@ -269,7 +283,7 @@ class Calls:
         return path
 
     def _settle(self, db: sqlite3.Connection) -> None:
-        """Write down settings that wait for it. We have the lock, and each statement is a transaction of its own."""
+        """Write down settings that wait for it. Each statement is a transaction of its own."""
         pending = self.unrecorded
         if not pending:
             return

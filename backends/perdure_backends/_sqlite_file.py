@@ -170,6 +170,23 @@ def open_lock_beside(path: str, place: str) -> int:
         raise
 
 
+def is_lock_beside(fd: int, path: str) -> bool:
+    """Tell whether a descriptor is of the lock file that stands there now."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path + "-lock"))
+    except FileNotFoundError:
+        return False
+
+
+def read_odd(db: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
+    """Read rows that hold text of another program which is no UTF-8; its odd bytes become halves of surrogate pairs."""
+    db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    try:
+        return db.execute(sql, parameters).fetchall()
+    finally:
+        db.text_factory = str
+
+
 def open_live(path: str, sync: str, timeout: float) -> sqlite3.Connection | Still | None:
     """Open an examined database; `None` when its creation was never finished, a `Still` where nothing can be written."""
     db = connect(path, "mode=rw", timeout)  # SQLite itself falls back to reading where writing is not allowed
@@ -315,8 +332,6 @@ def failure(error: Exception, *, key: object = None, place: str, reading: bool =
     if isinstance(error, OSError):
         return BackendError(error.strerror or str(error), key=key, place=place, errno=error.errno)
     code = getattr(error, "sqlite_errorcode", None)
-    if reading and "decode to UTF-8" in str(error):
-        return not_bytes(key, place)
     if code is None:
         return BackendError(f"SQLite refused the call: {error}", key=key, place=place)
     if code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC) and not reading:

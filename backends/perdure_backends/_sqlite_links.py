@@ -1,4 +1,4 @@
-"""The connections of a backend: one for each thread, handed on when it ends, none of them open during a fork."""
+"""The connections of a backend: one for each thread, handed on when it ends, and closed before a fork."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ gate = threading.RLock()
 """Held while a fork is on its way. A thread needs it to use a backend for the first time."""
 
 inherited: dict[str, list[Any]] = {}
-"""Databases this process must not open: it got connections to them from a fork that passed Python's hooks by, or was
-made by a signal handler in the middle of a call. They are kept here, unused, because not even closing them would be safe."""
+"""Databases this process must not open: it got connections to them from a fork in the middle of a call, by a signal handler,
+or from one by a C program that told Python only afterwards. They are kept here, unused: not even closing them would be safe."""
 
 _in_use: set[Links] = set()
 
@@ -134,8 +134,8 @@ class Links:
 
     def retire(self) -> None:
         """Shut what is not in the middle of a call. For the end of the backend or of the process."""
-        _in_use.discard(self)
         self.shut(blocking=False)
+        _in_use.discard(self)  # only now: a fork in another thread must wait for what is being closed
 
     def shut(self, *, blocking: bool) -> None:
         """Shut what is not in the middle of a call.
@@ -243,10 +243,10 @@ def _after_fork_in_child() -> None:
     gate = threading.RLock()  # as below: a thread that is not here may have held it
     for links in list(_in_use):
         for link in list(links.all):
-            ours = link.struck()
+            ours, connecting = link.struck(), link.busy and bool(link.path)
             link.lock = threading.RLock()
             link.busy = ours
-            if link.db is not None or (ours and link.path):  # the latter: it was just about to get one
+            if link.db is not None or connecting:  # the latter: it may have been just about to get one
                 if ours and link.db is not None:  # the call goes on in the parent, and here as well when the handler returns:
                     link.db.set_authorizer(_deny)  # it must not get far
                 inherited.setdefault(link.path, []).append(link.db)

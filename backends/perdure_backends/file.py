@@ -46,7 +46,8 @@ class FileBackend(Backend):
         layout: `"framed"` (a header with a version token before each value; names safe on every system) or `"plain"` (the
             value's bytes alone under names that other programs expect). Default: what the folder has, else framed.
         sync: `"full"`: an acknowledged write survives a power cut. `"normal"`: it survives the end of the process, however
-            sudden; a power cut may take back the writes of the last seconds, or leave a value that is noticed as damaged.
+            sudden; a power cut may take back the writes of the last seconds, or leave a value that is damaged, which the layout
+            `plain` does not notice.
         suffix: For `plain`: what file names end in, such as `".pkl"`.
         digest_len: For `plain`: characters of a digest in each name, 0 to 26.
 
@@ -172,8 +173,10 @@ class FileBackend(Backend):
                 # Listed all the same: whoever looks for what cannot be read must find it. No version equals this one.
                 try:
                     info = os.lstat(self._spots[key].path)
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError):
                     continue
+                except OSError as error:
+                    raise explain(error, key, self.place, "look at") from error
                 yield Meta(key, ETag("damaged"), info.st_size, info.st_mtime)
 
     # ---------------------------------------------------------------------------------------------------------- writing

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 from zlib import crc32
 
-from perdure.errors import BackendError, InvalidKeyError, NotFoundError, NotModified, PolicyError, UsageError
+from perdure.errors import BackendError, InvalidKeyError, NotFoundError, NotModified, PolicyError, UnavailableError, UsageError
 from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix, is_key
 
 from ._s3_account import Settings
@@ -25,9 +25,11 @@ from ._s3_swap import TOMBSTONE, Swapper, is_etag, lost, sight
 _MAX_VALUE = 5 << 30
 
 _backends: weakref.WeakSet[S3Backend] = weakref.WeakSet()
+_turns = [threading.RLock() for _ in range(64)]  # for where we compare ourselves: shared, as two backends may be one place
 
 
 def _after_fork() -> None:
+    _turns[:] = [threading.RLock() for _ in _turns]
     for backend in list(_backends):
         backend._after_fork()  # noqa: SLF001
 
@@ -110,7 +112,7 @@ class S3Backend(Backend):
         self._swapper = Swapper(self._client)
         self._crew = Crew(concurrency)
         self._record = Record(self._client, self._swapper, self.prefix)
-        self._locks = [threading.RLock() for _ in range(64)] if unsafe_single_writer else []
+        self._single = unsafe_single_writer
         self._can_swap: bool | None = None  # not known yet
         self._closed = False
         _backends.add(self)
@@ -241,7 +243,7 @@ class S3Backend(Backend):
     def guarantees(self) -> Guarantees:
         swap = "If-Match and If-None-Match on PUT"
         if self._can_swap is False:
-            swap = "NONE: the server ignores conditions, so they are checked here, for a single writer"
+            swap = "NONE: the server failed the self-test, so conditions are checked here, for a single writer"
         return Guarantees(
             durable="whatever the service promises once it has answered (Amazon: the loss of a data centre)",
             shared="any number of threads, processes and machines",
@@ -314,11 +316,11 @@ class S3Backend(Backend):
         if self._can_swap is None:
             try:
                 findings = examine_swaps(self._client, self.prefix)
-            except BackendError as error:
-                if not self._locks:
+            except UnavailableError as error:  # which is also what a server that breaks on conditions looks like
+                if not self._single:
                     raise
-                findings = Findings(error.problem)  # if it is down, what comes next will say so
-            if findings.fault and not self._locks:
+                findings = Findings(error.problem)
+            if findings.fault and not self._single:
                 hint = (
                     "Use a server that heeds If-Match and If-None-Match (Amazon S3, SeaweedFS, MinIO, ...), or, when no other "
                     "process ever writes there, unsafe_single_writer=True."
@@ -331,7 +333,7 @@ class S3Backend(Backend):
 
     def _alone(self, name: str) -> AbstractContextManager[Any]:
         """Keep this process's other threads from a name, where it is us who compare and write."""
-        return self._locks[crc32(name.encode()) % 64] if self._locks and not self._can_swap else nullcontext()
+        return _turns[crc32(name.encode()) % 64] if self._single and not self._can_swap else nullcontext()
 
     def _check_condition(self, name: str, key: str, condition: Condition) -> None:
         seen = self._swapper.look(name, key)
@@ -355,7 +357,6 @@ class S3Backend(Backend):
         self._swapper.after_fork()
         self._crew.after_fork()
         self._record.after_fork()
-        self._locks = [threading.RLock() for _ in self._locks]
 
 
 def _reopen(cls: type[S3Backend], bucket: str, prefix: str, options: dict[str, Any], pending: dict[str, str]) -> S3Backend:

@@ -50,8 +50,8 @@ _GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
 _GET_CHANGED = "SELECT CASE WHEN etag = ? THEN NULL ELSE data END, etag, modified FROM blobs WHERE key = ?"
 _HEAD = "SELECT key, etag, length(data), modified FROM blobs WHERE key = ?"
 _CONTAINS = "SELECT 1 FROM blobs WHERE key = ?"
-_SCAN = "SELECT key, etag, length(data), modified FROM blobs WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
-_KEYS = "SELECT key FROM blobs WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
+_SCAN = "SELECT key, etag, length(data), modified FROM blobs WHERE key > CAST(? AS TEXT) AND key < ? ORDER BY key LIMIT ?"
+_KEYS = "SELECT key FROM blobs WHERE key > CAST(? AS TEXT) AND key < ? ORDER BY key LIMIT ?"
 _ROW = "(?, ?, ?, ?)"
 _CREATE = f"INSERT INTO blobs VALUES {_ROW} ON CONFLICT (key) DO NOTHING"
 _PUT = (
@@ -179,7 +179,7 @@ class SQLiteBackend(Backend):
         # "0" follows "/", and no key has a character above "~".
         return self._turn_pages(sql, prefix, prefix[:-1] + "0" if prefix else "\x7f")
 
-    def _turn_pages(self, sql: str, after: str, before: str) -> Iterator[list[Any]]:
+    def _turn_pages(self, sql: str, after: str | bytes, before: str) -> Iterator[list[Any]]:
         size = 64
         while True:
             page = self._read(sql, (after, before, size), None)
@@ -187,7 +187,7 @@ class SQLiteBackend(Backend):
             yield page if are_keys([row[0] for row in page]) else [row for row in page if is_key(row[0])]
             if len(page) < size:
                 return
-            after = page[-1][0]
+            after = page[-1][0].encode("utf-8", "surrogateescape")  # which may be no UTF-8 either
             size = min(size * 4, 2048)
 
     # Writing.

@@ -657,6 +657,63 @@ def test_a_child_forked_just_before_the_rename_leaves_it_to_its_parent(
     assert backend.get("a") == (b"1", version, backend.head("a").modified)
 
 
+@pytest.mark.parametrize("act", ["put", "delete", "set_aside"])
+def test_a_child_forked_amid_a_change_leaves_it_to_its_parent(
+    backend: FileBackend, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    backend.put("a", b"0")
+    really_open, codes, me = os.open, [], os.getpid()
+
+    def fork() -> None:
+        monkeypatch.undo()
+        child = os.fork()
+        if child:
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    def open_and_fork(path: str, *arguments: int) -> int:
+        fd = really_open(path, *arguments)
+        if act == "put" and os.path.dirname(path).endswith("tmp"):
+            fork()
+        return fd
+
+    def agree_and_fork(_: Any) -> bool:
+        fork()
+        return True
+
+    monkeypatch.setattr(os, "open", open_and_fork)
+    if act != "put":
+        monkeypatch.setattr(backend._own, "is_current", agree_and_fork)
+    try:
+        getattr(backend, act)(*(("a", b"whole") if act == "put" else ("a",)))
+    except perdure.BackendError as error:
+        if os.getpid() != me:
+            os._exit(7 if "forked in the middle" in str(error) else 1)
+        raise
+    if os.getpid() != me:
+        os._exit(2)
+    assert codes == [7]
+    assert [blob.data for blob in backend.get_many(["a"]).values()] == ([b"whole"] if act == "put" else [])
+
+
+def test_a_signal_handler_never_waits_for_a_sweep_it_struck(
+    folder: Path, backend: FileBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.put("a", b"1")
+    (folder / ".perdure" / "tmp" / f"{backend._spots['a'].stripe}-1f").write_bytes(b"half")
+    told = []
+
+    def struck(path: str) -> None:
+        monkeypatch.undo()
+        with pytest.raises(perdure.BackendError, match="set a flag"):
+            backend.put("a", b"2")
+        told.append(path)
+        os.unlink(path)
+
+    monkeypatch.setattr(os, "unlink", struck)
+    assert backend.sweep() == told
+    backend.put("a", b"3")
+
+
 def test_an_error_on_the_way_to_a_lock_leaves_no_descriptor(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend.put("a", b"1")
 

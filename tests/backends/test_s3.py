@@ -249,8 +249,9 @@ def test_a_single_writer_may_use_it_at_his_own_risk() -> None:
             backend.put("b", b"2", if_match=etag)
         backend.put("a", b"2", if_match=etag)
         assert "NONE" in backend.guarantees().swap
+        again = S3Backend("bucket", endpoint_url=server.endpoint_url, unsafe_single_writer=True)
 
-        def add() -> None:
+        def add(backend: S3Backend) -> None:
             for _ in range(10):
                 while True:
                     blob = backend.get("n")
@@ -261,7 +262,7 @@ def test_a_single_writer_may_use_it_at_his_own_risk() -> None:
                         continue
 
         backend.put("n", b"0")
-        threads = [threading.Thread(target=add) for _ in range(4)]
+        threads = [threading.Thread(target=add, args=(one,)) for one in (backend, again) * 2]
         for thread in threads:
             thread.start()
         for thread in threads:

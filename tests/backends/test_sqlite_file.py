@@ -643,6 +643,8 @@ def test_rows_that_are_no_values_of_ours_are_not_listed(path: Path) -> None:
     with sqlite3.connect(path) as db:
         for key in ("a b", "a//b", "a/../b", ".", "a/", "/a", "a\nb", "é", "x" * 254, "", b"blob"):
             db.execute("INSERT INTO blobs VALUES (?, 'e', 0, x'00')", (key,))
+        for number in range(100):  # no UTF-8, among the others and as the last of a page
+            db.execute(f"INSERT INTO blobs VALUES (CAST(x'6b31{number:02x}ff' AS TEXT), 'e', 0, x'00')")
     db.close()
     wanted = sorted([f"k{i}" for i in range(300)] + ["a/b"])
     assert list(backend.keys()) == [meta.key for meta in backend.scan()] == wanted
@@ -707,7 +709,7 @@ def test_a_value_that_another_program_put_there_as_text(path: Path) -> None:
     db.close()
     for key in ("text", "worse"):
         for read in (backend.get, lambda key: backend.get_many(["fine", key])):
-            with pytest.raises(IntegrityError, match="not bytes"):
+            with pytest.raises(IntegrityError, match=f"key '{key}' .* not bytes"):
                 read(key)
     assert backend.get("fine").data == b"1"
     backend.delete_many(["text", "worse"])

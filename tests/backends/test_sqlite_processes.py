@@ -841,3 +841,72 @@ def test_a_child_forked_while_a_connection_is_being_made_does_not_use_it(
     assert codes == [7]
     backend.put("k", b"3")
     assert SQLiteBackend(path).get("k").data == b"3"
+
+
+def test_a_fork_waits_for_a_backend_that_is_dropped_in_another_thread(tmp_path: Path) -> None:
+    """Its last connection is being closed, which merges the log into the file, and nobody else must come in between."""
+    code = """
+import os, sys, threading
+from perdure_backends.sqlite import SQLiteBackend
+
+path = sys.argv[1]
+for number in range(4):
+    held = [SQLiteBackend(f"{path}{number}", sync="normal")]
+    held[0].put("a", bytes(500_000))
+    dropping = threading.Thread(target=held.clear)
+    dropping.start()
+    child = os.fork()
+    if not child:
+        SQLiteBackend(f"{path}{number}").put("b", b"1")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    dropping.join()
+    assert sorted(SQLiteBackend(f"{path}{number}").keys()) == ["a", "b"]
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_lock_file_that_was_removed_with_the_database_is_not_locked_again(path: Path) -> None:
+    backend = SQLiteBackend(path)
+    backend.put("old", b"1")
+    for name in os.listdir(path.parent):
+        os.unlink(path.parent / name)
+    time.sleep(0.06)  # until the removal is noticed
+    assert not backend.contains("old")
+    turn = open_lock(f"{path}-lock")
+    flock(turn, LOCK_EX)
+    inode, waited, done = os.fstat(turn).st_ino, [], threading.Event()
+
+    def let_go() -> None:
+        while not done.is_set():
+            if any(f":{inode} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines()):
+                waited.append(True)
+                flock(turn, LOCK_UN)
+                return
+
+    letting_go = threading.Thread(target=let_go)
+    letting_go.start()
+    backend.put("new", b"1")
+    done.set()
+    letting_go.join()
+    close_lock(turn)
+    assert waited
+    assert list(backend.keys()) == ["new"]
+
+
+def test_settings_recorded_while_others_are_written_are_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = SQLiteBackend(path)
+    really_settle = backend._calls._settle
+
+    def settle(db: Any) -> None:
+        monkeypatch.undo()
+        really_settle(db)
+        recording = threading.Thread(target=backend.record, args=({"codec": "pkl"},))
+        recording.start()
+        recording.join()
+
+    monkeypatch.setattr(backend._calls, "_settle", settle)
+    backend.put("a", b"1")
+    backend.put("a", b"2")
+    assert backend.recorded() == {"codec": "pkl"}
