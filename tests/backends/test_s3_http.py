@@ -428,7 +428,7 @@ def test_a_named_authority_is_trusted(
 
 
 def test_a_missing_bundle_of_authorities_is_named() -> None:
-    with pytest.raises(UsageError, match=r"nowhere\.pem.* Check ca_bundle= and AWS_CA_BUNDLE\."):
+    with pytest.raises(UsageError, match=r"nowhere\.pem.* Check ca_bundle=, AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE\."):
         S3Backend("bucket", endpoint_url="https://127.0.0.1:1", ca_bundle="/nowhere.pem").get("a")
 
 
