@@ -16,7 +16,7 @@ from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, close_lock, flock, held, open_loc
 from ._system import sync_folder
 
 STRIPES = 64
-ATTEMPTS = 10  # writes under which the folder vanishes begin again this often
+ATTEMPTS = 100  # writes under which the folder vanishes begin again this often
 _lasting: set[str] = set()  # folders whose names this process has made durable, and those of all above them
 
 
