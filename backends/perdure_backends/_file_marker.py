@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from perdure.errors import BackendError, UsageError
+from perdure.protocol import require_settings
 
 from ._system import OPEN_NEW, OPEN_READ, sync_folder
 
@@ -31,13 +32,13 @@ class Marker:
         Raises:
             UsageError: The folder was written with others.
         """
-        self._compare(settings, self.settings)
+        require_settings(settings, self.settings, self._place)
         self.settings |= settings
 
     def write(self, temporary: str, *, durable: bool) -> None:
         """Write the marker unless it stands; the caller holds lock 00, to which `temporary` belongs."""
         there = self._read()
-        self._compare(self.settings, there)
+        require_settings(self.settings, there, self._place)
         self.settings = there | self.settings
         if there == self.settings:
             return
@@ -55,15 +56,6 @@ class Marker:
         os.replace(temporary, self._path)
         if durable:
             sync_folder(os.path.dirname(self._path))
-
-    def _compare(self, wanted: Mapping[str, str], there: Mapping[str, str]) -> None:
-        for name, value in wanted.items():
-            if there.get(name, value) != value:
-                raise UsageError(
-                    f"this folder was written with {name} {there[name]!r}, not {value!r}",
-                    place=self._place,
-                    hint=f"Open it with {name}={there[name]!r}, or use another folder.",
-                )
 
     def _read(self) -> dict[str, str]:
         try:

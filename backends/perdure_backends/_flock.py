@@ -10,7 +10,8 @@ A caller locks like this, calling straight into C, so that Ctrl-C cannot strike 
         flock(fd, LOCK_EX)
         ...
     finally:
-        flock(fd, LOCK_UN)  # by name: a child forked meanwhile holds a copy of the descriptor, and closing ours is not enough
+        if fd in held:  # else this is a child that was forked meanwhile, and the lock its parent's
+            flock(fd, LOCK_UN)  # by name: such a child may hold a copy of the descriptor, and closing ours is not enough
         close_lock(fd)
 """
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from perdure.errors import BackendError, PreconditionError, UnavailableError, UnknownOutcomeError, UsageError
-from perdure.protocol import ABSENT, ETag
+from perdure.protocol import ABSENT, ETag, require_settings
 
 from ._s3_client import Client, Turn
 from ._s3_swap import Swapper, sight
@@ -44,7 +44,7 @@ class Record:
             UsageError: The place was written with others.
         """
         there = self.read()
-        self._compare(settings, there)
+        require_settings(settings, there, self._client.place)
         if not settings.items() <= there.items():
             self.pending = self.pending | dict(settings)
 
@@ -56,7 +56,7 @@ class Record:
                 if not self.pending:
                     return  # another thread saw to it
                 there, etag = self._read()
-                self._compare(self.pending, there)
+                require_settings(self.pending, there, self._client.place)
                 if not self.pending.items() <= there.items():
                     if unknown is not None:  # about these settings; the caller's write has not begun
                         problem = f"the settings of this place could not be written: {unknown.problem}"
@@ -97,10 +97,3 @@ class Record:
         return UsageError(
             f"the object {self._name} with the settings of this place {state}", place=self._client.place, hint=hint
         )
-
-    def _compare(self, wanted: Mapping[str, str], there: Mapping[str, str]) -> None:
-        for name, value in wanted.items():
-            if there.get(name, value) != value:
-                problem = f"this place was written with {name} {there[name]!r}, not {value!r}"
-                hint = f"Open it with {name}={there[name]!r}, or use another prefix."
-                raise UsageError(problem, place=self._client.place, hint=hint)

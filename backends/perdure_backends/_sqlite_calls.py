@@ -13,8 +13,8 @@ from itertools import chain
 from time import monotonic
 from typing import Any, TypeVar
 
-from perdure.errors import BackendError, PerdureError, UnavailableError, UsageError
-from perdure.protocol import ETag, check_key
+from perdure.errors import BackendError, PerdureError, UnavailableError
+from perdure.protocol import ETag, check_key, require_settings
 
 from . import _sqlite_file as file
 from ._flock import LOCK_EX, LOCK_NB, LOCK_UN, flock
@@ -172,21 +172,12 @@ class Calls:
     def record(self, settings: Mapping[str, str]) -> None:
         """Add settings with the next write."""
         here = self.settings()
-        self._compare(settings, here)
+        require_settings(settings, here, self.place)
         missing = {name: value for name, value in settings.items() if name not in here}
         if missing:
             self.unrecorded = self.unrecorded | missing
             for link in list(self._links.all):
                 link.write = None  # so that the next write of each thread passes through _prepare
-
-    def _compare(self, settings: Mapping[str, str], here: Mapping[str, str]) -> None:
-        for name, value in settings.items():
-            if here.get(name, value) != value:
-                raise UsageError(
-                    f"this database was written with {name} {here[name]!r}, not {value!r}",
-                    place=self.place,
-                    hint=f"Open it with {name}={here[name]!r}, or choose another file.",
-                )
 
     def close(self) -> None:
         """Close the connections of all threads when their calls have ended; amid a call of this thread, without waiting."""
@@ -287,11 +278,11 @@ class Calls:
         pending = self.unrecorded
         if not pending:
             return
-        self._compare(pending, dict(db.execute(_SETTINGS).fetchall()))
+        require_settings(pending, dict(db.execute(_SETTINGS).fetchall()), self.place)
         marks = ",".join(["(?, ?)"] * len(pending))
         values = list(chain.from_iterable(pending.items()))
         db.execute(f"INSERT INTO settings VALUES {marks} ON CONFLICT (name) DO NOTHING", values)
-        self._compare(pending, dict(db.execute(_SETTINGS).fetchall()))
+        require_settings(pending, dict(db.execute(_SETTINGS).fetchall()), self.place)
         if self.unrecorded is pending:
             self.unrecorded = {}
 

@@ -20,7 +20,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple, NewType, Protocol, Self, TypeAlias
 
-from .errors import NotFoundError
+from .errors import NotFoundError, UsageError
 from .keys import are_keys, check_key, check_prefix, is_key
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "check_key",
     "check_prefix",
     "is_key",
+    "require_settings",
 ]
 
 ETag = NewType("ETag", str)
@@ -252,6 +253,21 @@ class Backend(Protocol):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.place}>"
+
+
+def require_settings(wanted: Mapping[str, str], recorded: Mapping[str, str], place: str) -> None:
+    """What `Backend.record` asks of settings: that none of them differs from what the place was recorded with.
+
+    Raises:
+        UsageError: One does. It names both values and the place.
+    """
+    for name, value in wanted.items():
+        if recorded.get(name, value) != value:
+            raise UsageError(
+                f"this place was written with {name} {recorded[name]!r}, not {value!r}",
+                place=place,
+                hint=f"Open it with {name}={recorded[name]!r}, or use another place.",
+            )
 
 
 class AsyncBackend(Protocol):

@@ -161,6 +161,8 @@ def unprivileged(kind: str, where: str) -> None:
         ("delete", lambda: backend.delete("k")),
         ("contains hidden", lambda: backend.contains("hidden/k")),
         ("get hidden", lambda: backend.get("hidden/k")),
+        ("names only", lambda: list(backend.keys("listed/"))),
+        ("scan names only", lambda: list(backend.scan("listed/"))),
     ]
     for name, attempt in tries:
         try:

@@ -216,11 +216,16 @@ def test_a_place_of_another_user(kind: str) -> None:
             if kind == "file":
                 backend.put("hidden/k", b"secret")
                 os.chmod(where / "hidden", 0o700)
+                backend.put("listed/k", b"secret")
+                os.chmod(where / "listed", 0o744)  # others may read names, and nothing else
         said = dict(line.split(": ", 1) for line in lines(start("unprivileged", kind, where)))
         assert said.pop("get") == "old"
         # What cannot be looked at is not "absent".
         hidden = {name: said.pop(name) for name in ("contains hidden", "get hidden")}
+        names, scanned = said.pop("names only"), said.pop("scan names only")
         if kind == "file":
+            assert scanned.startswith(f"errno {errno.EACCES}: key 'listed/k' in {backend.place}: "), scanned
+            assert names == "['listed/k']"
             assert said.pop("keys").startswith(f"errno {errno.EACCES}: ")
             assert all(text.startswith(f"errno {errno.EACCES}: ") and "'hidden/k'" in text for text in hidden.values()), hidden
         else:

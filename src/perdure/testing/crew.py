@@ -279,8 +279,8 @@ def _member(pipe: Any, line: Any, backend: Backend | None) -> None:
             request, what = pipe.recv()
         except (EOFError, OSError):
             return  # the parent is gone
-        except Exception:
-            pipe.send(_Failure(traceback.format_exc()))  # such as a test class that cannot be imported by its name
+        except Exception:  # such as a test class that cannot be imported by its name; the parent raises it
+            pipe.send(_Failure(traceback.format_exc()))
             continue
         if request == "move":
             line.wait(PATIENCE)
@@ -294,7 +294,7 @@ def _member(pipe: Any, line: Any, backend: Backend | None) -> None:
             if opener is not None:
                 handles.append(opener())
             answer = None
-        except Exception:
+        except Exception:  # whatever it is, the parent raises it with its traceback
             answer = _Failure(traceback.format_exc())
         if request == "end":
             return
