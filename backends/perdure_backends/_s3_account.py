@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from perdure.errors import BackendError, MissingExtraError, UsageError
 
+from ._s3_forks import unforked
 from ._s3_http import Route
 from ._s3_sign import Credentials
 
@@ -22,25 +23,12 @@ _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws"
 # What a session reads from the environment is part of its name here, so that a changed variable means a new one.
 _sessions: dict[object, Any] = {}
 _lock = threading.RLock()
-_locked_for_fork = False
 
 
 def forget_sessions() -> None:
     """Read configuration and credentials anew."""
     with _lock:
         _sessions.clear()
-
-
-def _before_fork() -> None:
-    # A module that a thread is just importing stays locked in the child for ever, and importing botocore takes long enough
-    # to be hit. So a fork waits for it. (Not without end: botocore may be asking a metadata service.)
-    global _locked_for_fork
-    _locked_for_fork = _lock.acquire(timeout=10.0)
-
-
-def _after_fork_in_parent() -> None:
-    if _locked_for_fork:
-        _lock.release()
 
 
 def _after_fork_in_child() -> None:
@@ -50,7 +38,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Settings(NamedTuple):
@@ -120,7 +108,7 @@ def find_account(settings: Settings, place: str, region: str | None = None) -> A
         UsageError: The profile, the endpoint or the region is wrong.
         BackendError: There are no credentials.
     """
-    with _lock:  # neither imports nor a session are for several threads at once
+    with unforked, _lock:  # neither imports nor a session are for several threads at once
         return _find(settings, place, region)
 
 

@@ -16,6 +16,8 @@ from collections import deque
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from ._s3_forks import unforked
+
 # A server, or a box before it, that hangs up after its answer without saying so may take the next request along, and nobody
 # can tell then whether that one was carried out. So for these seconds each request gets a connection of its own.
 _DISTRUST = 60.0
@@ -166,7 +168,7 @@ class Pool:
         try:
             if patience <= 0:
                 raise TimeoutError("out of time")
-            sock = socket.create_connection(self._proxy or (self._route.host, self._route.port), patience)
+            sock = _connect(self._proxy or (self._route.host, self._route.port), patience)
         except OSError as error:
             raise NotSentError(str(error) or type(error).__name__) from error
         try:
@@ -174,7 +176,8 @@ class Pool:
             if self._route.tls is not None:
                 if self._proxy:
                     self._tunnel(sock, time.monotonic() + patience)
-                sock = self._route.tls.wrap_socket(sock, server_hostname=self._route.host)
+                with unforked:
+                    sock = self._route.tls.wrap_socket(sock, server_hostname=self._route.host)
         except (OSError, _BadAnswerError) as error:
             sock.close()
             raise NotSentError(str(error) or type(error).__name__) from error
@@ -364,6 +367,20 @@ class _Connection:
                 return b"".join(parts)
             room -= _fits(len(data), room)
             parts.append(data)
+
+
+def _connect(address: tuple[str, int], patience: float) -> socket.socket:
+    """Connect to the first of the host's addresses that answers, each within `patience` seconds."""
+    host, port = address
+    with unforked:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    first_error: OSError | None = None
+    for number in dict.fromkeys(str(entry[4][0]) for entry in found):
+        try:
+            return socket.create_connection((number, port), patience)
+        except OSError as error:
+            first_error = first_error or error
+    raise first_error or OSError("its name has no address")
 
 
 def _fits(n: int, room: int) -> int:

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 for S3, by hand: 15 µs a request, where botocore's signer takes 200."""
+"""AWS Signature Version 4 for S3, by hand: 20 µs a request, where botocore's signer takes 200."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -53,8 +53,9 @@ def sign(
     names = ";".join([name for name, _ in signed])
     lines = "\n".join([f"{name}:{value}" for name, value in signed])
     request = hashlib.sha256(f"{method}\n{path}\n{query}\n{lines}\n\n{names}\n{digest}".encode()).hexdigest()
-    key = _signing_key(credentials.secret_key, moment[:8], region)
-    signature = hmac.digest(key, f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{request}".encode(), "sha256").hex()
+    seal = _seal(credentials.secret_key, moment[:8], region).copy()
+    seal.update(f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{request}".encode())
+    signature = seal.hexdigest()
     authorization = (
         f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
@@ -67,8 +68,15 @@ def _amz_date(second: int) -> str:
 
 
 @lru_cache(16)
-def _signing_key(secret: str, day: str, region: str) -> bytes:
+def _seal(secret: str, day: str, region: str) -> hmac.HMAC:
+    """What signs on that day, to be copied."""
     key = b"AWS4" + secret.encode()
     for part in (day, region, "s3", "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return key
+        key = hmac.new(key, part.encode(), _sha256).digest()
+    return hmac.new(key, digestmod=_sha256)
+
+
+def _sha256(data: bytes = b"") -> Any:
+    # Named to `hmac`, SHA-256 would run inside OpenSSL's HMAC, which takes a lock when a thread first uses it and again when
+    # that thread ends, both without the interpreter's. A child forked in that moment would wait for it for ever.
+    return hashlib.sha256(data)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
 import queue
+import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -124,11 +127,12 @@ class Processes(Crew):
         self._line = line = context.Barrier(size)
         self._pipes: list[multiprocessing.connection.Connection] = []
         self._members: list[Any] = []
+        self._stacks = tempfile.NamedTemporaryFile(prefix="perdure-crew-")  # noqa: SIM115 - as long as this object
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks beside threads, which is the point here
             for _ in range(size):
                 ours, theirs = context.Pipe()
-                member = context.Process(target=_member, args=(theirs, line, backend), daemon=True)
+                member = context.Process(target=_member, args=(theirs, line, self._stacks.name, backend), daemon=True)
                 member.start()
                 theirs.close()
                 self._pipes.append(ours)
@@ -158,8 +162,9 @@ class Processes(Crew):
         while missing := [pipe for pipe in self._pipes if pipe not in answers]:
             ready: list[Any] = multiprocessing.connection.wait(missing, PATIENCE)
             if not ready:
+                where = self._where(missing)
                 self.kill()
-                raise AssertionError(f"{len(missing)} of {self.size} processes are stuck after {PATIENCE} s")
+                raise AssertionError(f"{len(missing)} of {self.size} processes are stuck after {PATIENCE} s{where}")
             for done in ready:
                 try:
                     answers[done] = done.recv()
@@ -167,6 +172,14 @@ class Processes(Crew):
                     self.kill()
                     raise AssertionError("a process of the crew died") from None
         return _judge([answers[pipe] for pipe in self._pipes])
+
+    def _where(self, missing: Sequence[Any]) -> str:
+        """Ask the members that are stuck for their stacks, which a handler in C writes down whatever they hang in."""
+        for number, member in enumerate(self._members):
+            if self._pipes[number] in missing and hasattr(faulthandler, "register"):
+                os.kill(member.pid, signal.SIGUSR1)
+                time.sleep(0.5)  # one after the other
+        return ":\n" + self._stacks.read().decode(errors="replace")
 
     def close(self) -> None:
         for pipe in self._pipes:
@@ -186,6 +199,7 @@ class Processes(Crew):
             member.join(PATIENCE)
         for pipe in self._pipes:
             pipe.close()
+        self._stacks.close()
 
 
 def _all_ended(members: Sequence[Any]) -> None:
@@ -271,8 +285,10 @@ def _judge(answers: list[Any]) -> list[Any]:
     return answers
 
 
-def _member(pipe: Any, line: Any, backend: Backend | None) -> None:
+def _member(pipe: Any, line: Any, stacks: str, backend: Backend | None) -> None:
     """The life of a process of a crew."""
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1, open(stacks, "ab"), all_threads=True)  # noqa: SIM115 - as long as we live
     handles = [] if backend is None else [backend]
     while True:
         try:
