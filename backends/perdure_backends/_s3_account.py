@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from perdure.errors import BackendError, MissingExtraError, UsageError
 
 from ._s3_forks import unforked
-from ._s3_http import Route
+from ._s3_route import Route
 from ._s3_sign import Credentials
 
 _is_header = re.compile(r"[!-~]*\Z").match
@@ -84,7 +84,8 @@ class Account(NamedTuple):
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            frozen = self.source.get_frozen_credentials()
+            with unforked:
+                frozen = self.source.get_frozen_credentials()
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the last: what came anew had run out as well
             problem = f"the temporary credentials ran out and could not be renewed: {_said(error)}"
             raise BackendError(problem, place=place, hint="Log in again, or check AWS_PROFILE.") from error

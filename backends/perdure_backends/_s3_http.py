@@ -10,13 +10,13 @@ import base64
 import contextlib
 import select
 import socket
-import ssl
 import time
 from collections import deque
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ._s3_forks import unforked
+from ._s3_route import Route, connect
 
 # A server, or a box before it, that hangs up after its answer without saying so may take the next request along, and nobody
 # can tell then whether that one was carried out. So for these seconds each request gets a connection of its own.
@@ -47,22 +47,6 @@ class Reply(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-class Route(NamedTuple):
-    """How to reach a server.
-
-    Attributes:
-        host: Its name or address.
-        port: Its port.
-        tls: How to check its certificate; `None` for plain HTTP.
-        proxy: URL of an HTTP proxy to go through, or `None`.
-    """
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-    proxy: str | None
 
 
 class Pool:
@@ -168,7 +152,7 @@ class Pool:
         try:
             if patience <= 0:
                 raise TimeoutError("out of time")
-            sock = _connect(self._proxy or (self._route.host, self._route.port), patience)
+            sock = connect(self._proxy or (self._route.host, self._route.port), patience)
         except OSError as error:
             raise NotSentError(str(error) or type(error).__name__) from error
         try:
@@ -367,20 +351,6 @@ class _Connection:
                 return b"".join(parts)
             room -= _fits(len(data), room)
             parts.append(data)
-
-
-def _connect(address: tuple[str, int], patience: float) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, each within `patience` seconds."""
-    host, port = address
-    with unforked:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    first_error: OSError | None = None
-    for number in dict.fromkeys(str(entry[4][0]) for entry in found):
-        try:
-            return socket.create_connection((number, port), patience)
-        except OSError as error:
-            first_error = first_error or error
-    raise first_error or OSError("its name has no address")
 
 
 def _fits(n: int, room: int) -> int:

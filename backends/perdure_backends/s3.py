@@ -47,7 +47,7 @@ class S3Backend(Backend):
     to a self-test of about ten requests before the first conditional write, and refused when they ignore conditions.
 
     Safe for threads and processes anywhere. Pickles as a handle without secrets. A forked child makes its own connections; a
-    fork waits, 10 seconds at most, while another thread looks up a name or shakes hands.
+    fork waits, 3 seconds at most, while another thread looks up a name or shakes hands.
     Requests that fail on the way are sent again (a plain put not before a look, so that it does not undo what others made of
     it by then). Ctrl-C during a call leaves other calls alone.
 

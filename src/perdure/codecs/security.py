@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any, Self
 
 from ..errors import CodecError, MissingExtraError, UntrustedError, UsageError
@@ -33,7 +32,7 @@ class _Keyed:
         self._secrets = (_checked(key), *map(_checked, also))
         self._keys: dict[bytes, bytes] = {}
         for secret in self._secrets:
-            derived = hmac.new(secret, b"perdure " + self.name.encode() + b" 1", _sha256).digest()
+            derived = hmac.new(secret, b"perdure " + self.name.encode() + b" 1", "sha256").digest()
             self._keys.setdefault(hashlib.sha256(derived).digest()[:4], derived)
         self._key_id, self._key = next(iter(self._keys.items()))
 
@@ -100,6 +99,12 @@ class Signed(_Keyed):
     name = "signed"
     id = 0x81
 
+    def __init__(self, key: bytes, *, also: Iterable[bytes] = ()) -> None:
+        super().__init__(key, also=also)
+        # To be copied, which is quicker than to begin. Not by `hmac.digest`: OpenSSL takes a lock there when a thread first
+        # calls it and when that thread ends, and a child forked in that moment hangs at its own first call.
+        self._begun = {derived: hmac.new(derived, digestmod="sha256") for derived in self._keys.values()}
+
     def encode(self, data: bytes, header: bytes, key: str) -> bytes:
         return b"".join((self._key_id, self._mac(self._key, data, header, key), data))
 
@@ -113,9 +118,8 @@ class Signed(_Keyed):
             )
         return content
 
-    @staticmethod
-    def _mac(signer: bytes, data: bytes | memoryview, header: bytes, key: str) -> bytes:
-        mac = _begin(signer).copy()
+    def _mac(self, signer: bytes, data: bytes | memoryview, header: bytes, key: str) -> bytes:
+        mac = self._begun[signer].copy()
         mac.update(_context(header, key))
         mac.update(data)
         return mac.digest()
@@ -167,18 +171,6 @@ class Encrypted(_Keyed):
                 "this cannot be decrypted: it was changed, or moved here from another key",
                 hint="Do not use it. Find out who can write to this place.",
             ) from error
-
-
-@lru_cache(64)
-def _begin(signer: bytes) -> hmac.HMAC:
-    """A signature of nothing yet, to be copied."""
-    return hmac.new(signer, digestmod=_sha256)
-
-
-def _sha256(data: bytes = b"") -> Any:
-    # Named to `hmac`, SHA-256 would run inside OpenSSL's HMAC, which takes a lock when a thread first uses it and when that
-    # thread ends. A child forked in that moment never gets it, and hangs at its first signature.
-    return hashlib.sha256(data)
 
 
 def _context(header: bytes, key: str) -> bytes:

@@ -199,7 +199,8 @@ class Processes(Crew):
             member.join(PATIENCE)
         for pipe in self._pipes:
             pipe.close()
-        self._stacks.close()
+        with contextlib.suppress(FileNotFoundError):  # somebody tidied up the folder for temporary files
+            self._stacks.close()
 
 
 def _all_ended(members: Sequence[Any]) -> None:
