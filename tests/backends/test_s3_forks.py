@@ -30,6 +30,13 @@ ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
 LONG = 0.3  # seconds in the middle of something
 
 
+@pytest.fixture(autouse=True)
+def no_marks_of_earlier_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests that interrupt calls may leave one of the main thread behind, see `_before_fork`.
+    monkeypatch.setattr(_s3_forks, "_inside", [])
+    monkeypatch.setattr(_s3_forks, "_forking", {})
+
+
 class Held:
     """Makes the first call of a function take long, and tells when a thread is in it."""
 
