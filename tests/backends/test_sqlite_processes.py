@@ -409,6 +409,8 @@ def test_a_signal_handler_may_use_the_backend_in_the_middle_of_a_call(tmp_path: 
         backend.put_many({"handler/1": b"%d" % fired, "handler/2": b"%d" % fired})
         assert backend.get("handler").data == b"%d" % fired
 
+    if what != "first put":
+        backend.put("a", b"0")  # the file is there, however long that takes
     before = signal.signal(signal.SIGUSR1, handle)
     try:
         for count in range(1, (150 if what != "first put" else 50) * ROUNDS):
@@ -431,7 +433,7 @@ def test_a_signal_handler_may_use_the_backend_in_the_middle_of_a_call(tmp_path: 
             assert backend.recorded() == ({"codec": "json"} if what == "first put" else {})
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert what == "first put" or refused < 2, "only while the file was being made"
+    assert what == "first put" or not refused, "only while the file is being made"
     backend.close()
 
 
