@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import warnings
 from base64 import b32encode
 from collections.abc import Iterable
 from hashlib import blake2b, md5
 
-from perdure.errors import IntegrityError, InvalidKeyError
+from perdure.errors import BackendError, IntegrityError, InvalidKeyError, UsageError
 from perdure.protocol import Blob, Buffer, ETag, is_key
 
 from ._file_layout import HINT, Version
+from ._file_marker import Marker
 from ._file_names import RESERVED_FOLDER
 from ._system import read_all, write_all
 
@@ -45,7 +48,7 @@ class DigestNames:
 
     Args:
         suffix: Such as `.pkl`.
-        digest_len: How many characters of the digest, 0 to 26; with 0 names differ by case only where the keys do.
+        digest_len: How many characters of the digest, 0 to 32; with 0 names differ by case only where the keys do.
     """
 
     def __init__(self, suffix: str, digest_len: int) -> None:
@@ -59,9 +62,7 @@ class DigestNames:
                     f"{segment!r} is taken by the folder's own files", key=segment, hint="Choose another name."
                 )
             return segment
-        # The digest is no protection but a spelling, fixed by the layout of existing folders.
-        digest = b32encode(md5(segment.encode(), usedforsecurity=False).digest())[: self.digest_len].decode().lower()
-        return f"{segment}_{digest}"
+        return f"{segment}_{_digest(segment)[: self.digest_len]}"
 
     def file(self, segment: str) -> str:
         return self.folder(segment) + self.suffix
@@ -75,3 +76,91 @@ class DigestNames:
     def segments(self, names: list[str]) -> Iterable[str]:
         found = (self.folder_segment(name.removesuffix(self.suffix)) for name in names if name.endswith(self.suffix))
         return [segment for segment in found if segment is not None]
+
+
+def _digest(segment: str) -> str:
+    # No protection but a spelling, fixed by the layout of existing folders.
+    return b32encode(md5(segment.encode(), usedforsecurity=False).digest()).decode().lower()
+
+
+# What a marker says of the values with one suffix stands under names that end in "@" and the suffix, so that values of several
+# formats can share a folder.
+
+_is_suffix = re.compile(r"[A-Za-z0-9()_\-~.=]{0,64}\Z").match
+_LOOKED_AT = 1000  # names, where there is no marker that says how they are made
+
+
+def settle_names(marker: Marker, root: str, suffix: str, digest_len: int, *, given: bool) -> tuple[DigestNames, str]:
+    """Agree with the marker, or with the names that are there, on how names are made.
+
+    Args:
+        marker: Of the folder.
+        root: The folder.
+        suffix: What is asked for.
+        digest_len: What is asked for.
+        given: Whether these were asked for, and are not just what is meant when nothing is said.
+
+    Returns:
+        The scheme of naming, and what is added to the names of settings that are about values with this suffix.
+
+    Raises:
+        UsageError: The folder has another digest length, or several suffixes of which none was asked for.
+    """
+    place = f"file:{root}"
+    if not _is_suffix(suffix) or not 0 <= digest_len <= 32:
+        text = f"a suffix is up to 64 letters, digits and ()_-~.=, and digest_len 0 to 32; not {suffix!r:.80} and {digest_len}"
+        raise UsageError(text, place=place)
+    there = sorted(name[len("suffix@") :].replace("%", "=") for name in marker.settings if name.startswith("suffix@"))
+    if not (given or suffix) and there:
+        if len(there) > 1:
+            hint = f"Say which: suffix={there[0]!r}, for example."
+            raise UsageError(f"values of several formats share this folder: {', '.join(there)}", place=place, hint=hint)
+        suffix = there[0]
+    if not int(marker.settings.get("digest_len", digest_len)):
+        for other in there:
+            if other != suffix and (other.endswith(suffix) or suffix.endswith(other)):
+                text = f"values with suffix {other!r} are here, and could not be told from those with suffix {suffix!r}"
+                raise UsageError(text, place=place, hint="Use another folder.")
+    if "digest_len" not in marker.settings:
+        _look_for_digests(root, suffix, digest_len, place)
+    about = "@" + suffix.replace("=", "%")  # a "=" ends a name in the marker
+    if given or "digest_len" not in marker.settings:
+        marker.require({"digest_len": str(digest_len)})
+    marker.require({f"suffix{about}": "used"})
+    return DigestNames(suffix, int(marker.settings["digest_len"])), about
+
+
+def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> None:
+    """See whether the names in a folder without a marker have digests of another length; that would hide all its values."""
+    names = []
+    try:
+        with os.scandir(root) as entries:
+            for _, entry in zip(range(_LOOKED_AT), entries, strict=False):
+                if entry.name.endswith(suffix) and entry.is_file():
+                    names.append(entry.name.removesuffix(suffix))
+                elif entry.is_dir() and entry.name != RESERVED_FOLDER:
+                    names.append(entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        text = f"the folder cannot be listed ({error.strerror})"
+        raise BackendError(text, place=place, errno=error.errno, hint="Check its owner and mode.") from error
+    if digest_len and any(_has_digest(name, digest_len) for name in names):
+        return
+    for other in range(32, 0, -1):
+        fitting = sum(_has_digest(name, other) for name in names)
+        # Names that look so by chance: five bits for each character.
+        if other != digest_len and 2 * fitting > len(names) and 5 * other * fitting >= 20:
+            text = f"the names in this folder have digests of {other} characters, not {digest_len}"
+            raise UsageError(text, place=place, hint=f"Open it with digest_len={other}, or use another folder.")
+    if digest_len and (bare := [name for name in names if is_key(name)]):
+        warnings.warn(
+            f"{place}: {len(bare)} names such as {bare[0][:60]!r} have no digest of {digest_len} characters, so they are taken "
+            "for files of others and not shown. If they are values of this dict, open it with digest_len=0.",
+            stacklevel=5,
+        )
+
+
+def _has_digest(name: str, length: int) -> bool:
+    segment, digest = name[: -length - 1], name[-length:]
+    return bool(segment) and name[-length - 1] == "_" and is_key(segment) and _digest(segment)[:length] == digest

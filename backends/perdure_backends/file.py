@@ -48,11 +48,13 @@ class FileBackend(Backend):
         sync: `"full"`: an acknowledged write survives a power cut. `"normal"`: it survives the end of the process, however
             sudden; a power cut may take back the writes of the last seconds, or leave a value that is damaged, which the layout
             `plain` does not notice.
-        suffix: For `plain`: what file names end in, such as `".pkl"`.
-        digest_len: For `plain`: characters of a digest in each name, 0 to 26.
+        suffix: For `plain`: what file names end in, such as `".pkl"`. Values with other suffixes may stand beside and are
+            neither seen nor touched. Default: the one the folder has.
+        digest_len: For `plain`: characters of a digest in each name, 0 to 32.
 
     Raises:
-        UsageError: The folder has another layout, suffix or digest length, or the marker is from a newer version.
+        UsageError: The folder has another layout or digest length (also by the names in it, where nothing is recorded), or
+            several suffixes, or the marker is from a newer version.
         BackendError: The path exists and is not a folder.
 
     Cost: a get is open, read, close (and one lstat for each level of a hierarchical key, so that planted links are not
@@ -82,20 +84,17 @@ class FileBackend(Backend):
             hint = f"For a database write sqlite:///{os.fspath(path)}"
             raise BackendError("this is a file, not a folder", place=self.place, hint=hint)
         marker = self._own.marker
-        if layout not in ("", "framed", "plain") or not 0 <= digest_len <= 26:
-            text = f"layout is 'framed' or 'plain' and digest_len 0 to 26, not {layout!r} and {digest_len}"
-            raise UsageError(text, place=self.place)
-        wanted = {"layout": layout or marker.settings.get("layout", "framed")}
-        if layout == "plain":
-            wanted |= {"suffix": suffix, "digest_len": str(digest_len)}
-        marker.require(wanted)
+        if layout not in ("", "framed", "plain"):
+            raise UsageError(f"layout is 'framed' or 'plain', not {layout!r}", place=self.place)
         self._layout: Layout = Framed()
         names: Names = PortableNames()
+        self._about = ""  # what is added to the names of settings that are about some of the values only
+        marker.require({"layout": layout or marker.settings.get("layout", "framed")})
         if marker.settings["layout"] == "plain":
-            from ._file_plain import DigestNames, Plain
+            from ._file_plain import Plain, settle_names
 
+            names, self._about = settle_names(marker, self.path, suffix, digest_len, given=layout == "plain")
             self._layout = Plain()
-            names = DigestNames(marker.settings.get("suffix", ""), int(marker.settings.get("digest_len", "0")))
         self._listing = Listing(self.path, names, self.place)
         self._read = self._layout.read
         self._writer = Writer(self._own, self._layout, durable=self._durable)
@@ -232,10 +231,13 @@ class FileBackend(Backend):
             self._fail(error, key, "set aside")
 
     def recorded(self) -> dict[str, str]:
-        hidden = ("layout", "suffix", "digest_len")
-        return {name: value for name, value in self._own.marker.settings.items() if name not in hidden}
+        hidden = ("layout", "digest_len", "suffix")
+        mine = {name: value for name, value in self._own.marker.settings.items() if name.endswith(self._about)}
+        mine = {name.removesuffix(self._about): value for name, value in mine.items()}
+        return {name: value for name, value in mine.items() if name not in hidden and "@" not in name}
 
     def record(self, settings: Mapping[str, str]) -> None:
+        settings = {name + self._about: value for name, value in settings.items()}
         if not settings.items() <= self._own.marker.settings.items():
             self._own.marker.require(settings)
             self._own.ready = False  # the next write adds them to the marker

@@ -6,15 +6,16 @@
     ├── NotFoundError (KeyError)          the key is absent: create it, or use a default
     ├── NotModified                       `get(if_none_match=...)`: keep using what you have
     ├── PreconditionError                 somebody else was first: read again, decide again
-    │   └── ConflictError                 ... and every retry lost as well
+    │   └── ConflictError (RuntimeError)  ... and every retry lost as well
     ├── InvalidKeyError (ValueError)      the key can never work here: change the key
+    │   └── InvalidKeyTypeError (TypeError)   ... as it is not made of strings
     ├── CodecError (ValueError)           the value cannot be written, or what is stored cannot be read
     │   ├── IntegrityError                the stored bytes are damaged
     │   └── UntrustedError                reading them could run code, or their signature does not fit
     ├── PolicyError (TypeError)           read-only, write-once, append-only: not allowed here by design
     ├── UsageError (ValueError)           a URL, an option or a setting is wrong: change the call
     ├── MissingExtraError (ImportError)   an optional dependency is not installed: the message says what to type
-    └── BackendError (OSError)            the place itself failed
+    └── BackendError (OSError, RuntimeError)   the place itself failed
         ├── UnavailableError              ... for the moment: the same call may work later
         └── UnknownOutcomeError           ... and the write may or may not have happened
 
@@ -33,6 +34,7 @@ __all__ = [
     "ConflictError",
     "IntegrityError",
     "InvalidKeyError",
+    "InvalidKeyTypeError",
     "MissingExtraError",
     "NotFoundError",
     "NotModified",
@@ -114,18 +116,36 @@ class PreconditionError(PerdureError):
     """`if_match` did not hold: the value is another one, absent, or (for `ABSENT`) already there. Nothing was changed."""
 
 
-class ConflictError(PreconditionError):
+class ConflictError(PreconditionError, RuntimeError):
     """Every attempt of a read-change-write loop lost against another writer.
+
+    Programs written for persidict make one by `ConflictError(key, attempts)`.
 
     Attributes:
         attempts: How many times it was tried.
     """
 
-    attempts: int = 0
+    def __init__(
+        self,
+        problem: Any = "",
+        attempts: int | None = None,
+        *,
+        key: object = None,
+        place: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        if attempts is not None:
+            key, problem = problem, f"another writer was first, {'once' if attempts == 1 else f'{attempts} times'}"
+        super().__init__(problem, key=key, place=place, hint=hint)
+        self.attempts = attempts or 0
 
 
 class InvalidKeyError(PerdureError, ValueError):
     """The key breaks the grammar, or is too long for this place. Raised before any input or output."""
+
+
+class InvalidKeyTypeError(InvalidKeyError, TypeError):
+    """The key holds something other than strings."""
 
 
 class CodecError(PerdureError, ValueError):
@@ -143,11 +163,16 @@ class UntrustedError(CodecError):
 class PolicyError(PerdureError, TypeError):
     """The place or the dict refuses this value or this kind of change by design: read-only, write-once, append-only.
 
+    Args:
+        problem: What was refused; the name of a policy alone stands for both.
+
     Attributes:
         policy: Which policy: `"append-only"`, `"write-once"`, `"read-only"`; `None` where it is about the value.
     """
 
-    policy: str | None = None
+    def __init__(self, problem: str = "", *, key: object = None, place: str | None = None, hint: str | None = None) -> None:
+        super().__init__(problem, key=key, place=place, hint=hint)
+        self.policy: str | None = problem if problem in ("append-only", "write-once", "read-only") else None
 
 
 class UntrustedWarning(UserWarning):
@@ -170,8 +195,14 @@ class MissingExtraError(PerdureError, ImportError):
         super().__init__(f"{module} is not installed", hint=f"Type: pip install 'perdure[{extra}]'")
 
 
-class BackendError(PerdureError, OSError):
-    """The place failed: disk full, permission denied, bucket missing, database damaged, backend closed."""
+class BackendError(PerdureError, OSError, RuntimeError):
+    """The place failed: disk full, permission denied, bucket missing, database damaged, backend closed.
+
+    Attributes:
+        errno: The number that the operating system gave, where it was the one that failed.
+        backend: The kind of place, such as `"filesystem"`, where that was said.
+        operation: What was being done, such as `"init"`, where that was said.
+    """
 
     def __init__(
         self,
@@ -181,9 +212,13 @@ class BackendError(PerdureError, OSError):
         place: str | None = None,
         hint: str | None = None,
         errno: int | None = None,
+        backend: str | None = None,
+        operation: str | None = None,
     ) -> None:
         super().__init__(problem, key=key, place=place, hint=hint)
         self.errno = errno
+        self.backend = backend
+        self.operation = operation
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `errno` lives in a C slot of OSError, not in __dict__.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Self
 
-from .errors import InvalidKeyError
+from .errors import InvalidKeyError, InvalidKeyTypeError
 
 SAFE_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789()_-~.=")
 MAX_SEGMENT: Final = 253
@@ -96,6 +96,21 @@ def split_key(key: str) -> SafeStrTuple:
     return tuple.__new__(SafeStrTuple, key.split("/"))
 
 
+def split_to_tuple_key(key: str) -> SafeStrTuple:
+    """The same for dicts whose keys hash like tuples."""
+    return tuple.__new__(NonEmptySafeStrTuple, key.split("/"))
+
+
+def get_safe_chars() -> set[str]:
+    """A new set of the 69 characters that segments are made of."""
+    return set(SAFE_CHARS)
+
+
+def contains_unsafe_chars(text: str) -> bool:
+    """Tell whether any character of `text` is none of the 69 safe ones."""
+    return not SAFE_CHARS.issuperset(text)
+
+
 def replace_unsafe_chars(text: str, replacement: str) -> str:
     """Make any text usable as a segment: every character outside the 69 safe ones becomes `replacement`.
 
@@ -135,12 +150,22 @@ class SafeStrTuple(tuple[str, ...]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
             return len(self) == 1 and self[0] == other
-        if isinstance(other, list):
-            return tuple.__eq__(self, tuple(other))
-        return tuple.__eq__(self, other)
+        if isinstance(other, SafeStrTuple):
+            if type(other).__eq__ is not SafeStrTuple.__eq__ and type(self).__eq__ is SafeStrTuple.__eq__:
+                return NotImplemented  # a class that compares in its own way decides, from either side
+            return tuple.__eq__(self, other)
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        try:
+            return tuple.__eq__(self, tuple(other)) or tuple.__eq__(self, tuple(_flatten(other, other)))
+        except InvalidKeyError:
+            return False
 
     def __ne__(self, other: object) -> bool:
         return not self == other
+
+    def __reversed__(self) -> Self:  # type: ignore[override]
+        return tuple.__new__(type(self), self[::-1])
 
     def __hash__(self) -> int:
         return hash(self[0]) if len(self) == 1 else tuple.__hash__(self)
@@ -156,13 +181,56 @@ class SafeStrTuple(tuple[str, ...]):
         return "/".join(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({tuple.__repr__(self)})"
+        return f"SafeStrTuple({tuple.__repr__(self)})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (tuple(self),)
 
     def __getnewargs__(self) -> tuple[tuple[str, ...]]:
         return (tuple(self),)
+
+
+class TupleKey(SafeStrTuple):
+    """A key that hashes like the plain tuple whatever its length, as keys of persidict do: `("a",) in set(d)`.
+
+    The dicts that programs written for persidict use (`FileDirDict` and its family) hand these out.
+    """
+
+    __slots__ = ()
+    __hash__ = tuple.__hash__
+
+    def __add__(self, other: Any) -> TupleKey:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return TupleKey(self, other)
+
+    def __radd__(self, other: Any) -> TupleKey:
+        return TupleKey(other, self)
+
+    @property
+    def str_chain(self) -> tuple[str, ...]:
+        """The segments as a plain tuple; another name of `strings`."""
+        return tuple(self)
+
+
+class NonEmptySafeStrTuple(TupleKey):
+    """A `TupleKey` of at least one segment.
+
+    Raises:
+        InvalidKeyError: There is none, or as for `SafeStrTuple`.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *parts: Any) -> Self:
+        key = super().__new__(cls, *parts)
+        if not key:
+            raise InvalidKeyError("a key needs at least one segment", key=parts, hint="Use a name such as 'a'.")
+        return key
 
 
 def _flatten(part: object, whole: object) -> Iterable[str]:
@@ -173,7 +241,7 @@ def _flatten(part: object, whole: object) -> Iterable[str]:
             yield from _flatten(inner, whole)
     else:
         kind = "bytes" if isinstance(part, (bytes, bytearray)) else type(part).__name__
-        raise InvalidKeyError(
+        raise InvalidKeyTypeError(
             f"a key is made of strings, and this one holds {'an' if kind[0] in 'aeio' else 'a'} {kind}",
             key=whole,
             hint="Convert it to text first, for example with str().",
@@ -184,7 +252,7 @@ def _complaint(key: object, segments: Iterable[object]) -> InvalidKeyError:
     """Say which segment is wrong, why, and what would do."""
     for segment in segments:
         if not isinstance(segment, str):
-            return InvalidKeyError(f"a key is text, not {type(segment).__name__}", key=key)
+            return InvalidKeyTypeError(f"a key is text, not {type(segment).__name__}", key=key)
         if segment == "":
             return InvalidKeyError("a segment is empty", key=key, hint="Leave it out: no leading, trailing or double '/'.")
         if segment in (".", ".."):

@@ -379,13 +379,52 @@ def test_the_marker_makes_reopening_need_no_arguments_and_refuses_mixing(folder:
     plain.put("a", b"1")
     assert (folder / "a.bin").read_bytes() == b"1"
     assert FileBackend(folder).get("a").data == b"1"
-    for options in (
-        {"layout": "framed"},
-        {"layout": "plain", "suffix": ".txt"},
-        {"layout": "plain", "suffix": ".bin", "digest_len": 4},
-    ):
+    for options in ({"layout": "framed"}, {"layout": "plain", "suffix": ".bin", "digest_len": 4}):
         with pytest.raises(perdure.UsageError, match="written with"):
             FileBackend(folder, **options)
+    with pytest.raises(perdure.UsageError, match=r"could not be told from"):  # a.bin would be a key of it
+        FileBackend(folder, layout="plain", suffix="")
+
+
+def test_values_of_several_formats_share_a_plain_folder_and_do_not_see_each_other(folder: Path) -> None:
+    backends = {
+        suffix: FileBackend(folder, layout="plain", suffix=suffix, digest_len=4) for suffix in (".pkl", ".json", ".a=b")
+    }
+    for suffix, backend in backends.items():
+        backend.record({"codec": f"codec of {suffix}"})
+        backend.put("a", suffix.encode())
+        backend.put("b/c", suffix.encode())
+    backends[".pkl"].delete("a")
+    for suffix in backends:
+        again = FileBackend(folder, layout="plain", suffix=suffix, digest_len=4)
+        assert again.recorded() == {"codec": f"codec of {suffix}"}
+        assert sorted(again.keys()) == (["b/c"] if suffix == ".pkl" else ["a", "b/c"])
+        assert again.get("b/c").data == suffix.encode()
+    with pytest.raises(perdure.UsageError, match=r"several formats share this folder: .a=b, .json, .pkl"):
+        FileBackend(folder)
+    assert FileBackend(folder, suffix=".json").get("a").data == b".json"
+
+
+@pytest.mark.parametrize(("there", "asked"), [(4, 0), (4, 8), (8, 4), (26, 4)])
+def test_a_digest_length_other_than_that_of_the_names_is_refused_where_no_marker_says_it(
+    folder: Path, there: int, asked: int
+) -> None:
+    FileBackend(folder, layout="plain", suffix=".pkl", digest_len=there).put("some/key", b"1")
+    FileBackend(folder, layout="plain", suffix=".pkl", digest_len=there).put("other", b"1")
+    shutil.rmtree(folder / ".perdure")  # as persidict leaves a folder
+    with pytest.raises(
+        perdure.UsageError, match=rf"digests of {there} characters, not {asked}\. Open it with digest_len={there}"
+    ):
+        FileBackend(folder, layout="plain", suffix=".pkl", digest_len=asked)
+    assert sorted(FileBackend(folder, layout="plain", suffix=".pkl", digest_len=there).keys()) == ["other", "some/key"]
+
+
+def test_names_without_digests_are_pointed_out_where_digests_are_expected(folder: Path) -> None:
+    FileBackend(folder, layout="plain", suffix=".pkl").put("plain", b"1")
+    shutil.rmtree(folder / ".perdure")
+    with pytest.warns(UserWarning, match="open it with digest_len=0"):
+        backend = FileBackend(folder, layout="plain", suffix=".pkl", digest_len=4)
+    assert list(backend.keys()) == []
 
 
 def test_of_two_that_start_with_different_settings_the_second_is_refused(folder: Path) -> None:
