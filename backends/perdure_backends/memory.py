@@ -88,7 +88,8 @@ class MemoryBackend(Backend):
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
         self._check_open()
         check_key(key)
-        data = bytes(memoryview(data))  # bytes() alone would take a number for a length
+        if not isinstance(data, bytes):
+            data = bytes(memoryview(data))  # bytes() alone would take a number for a length
         blobs, lock = self._space.blobs, self._space.lock
         blob = Blob(data, ETag(str(next(self._space.versions))), time.time())
         # No `with`: from Python 3.14 on Ctrl-C can strike on entering it. And no call between a look and the change that

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..errors import NotFoundError, NotModified, PreconditionError, UsageError
 from ..keys import join_key
-from ..protocol import ABSENT, NOT_KEPT, Condition, ETag
+from ..protocol import ABSENT, NOT_KEPT, Condition, ETag, Meta
 from .core import Core, Key
 from .flags import (
     ALWAYS_RETRIEVE,
@@ -237,7 +237,18 @@ class ETagOperations(Core[V]):
                 return OperationResult(ITEM_NOT_AVAILABLE, ITEM_NOT_AVAILABLE)
             return OperationResult(etag, new)
 
+    def etag(self, key: Key) -> ETag:
+        """The ETag of a value, which changes with it; `NotFoundError` where it is absent. Cost: one look."""
+        return self._head(key).etag
+
     # ---------------------------------------------------------------- the parts
+
+    def _head(self, key: Key) -> Meta:
+        path = self._prefix + join_key(key)
+        try:
+            return self.backend.head(path)
+        except NotFoundError:
+            raise self._missing(path) from None
 
     def _look(self, path: str, expected: ETagIfExists, retrieve: RetrieveValueFlag) -> tuple[ETagIfExists, _Found]:
         """The actual ETag, and the bytes where they were asked for, in one request."""

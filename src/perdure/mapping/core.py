@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from time import perf_counter, sleep
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 from ..codecs.chain import Chain
 from ..errors import CodecError, ConflictError, IntegrityError, NotFoundError, PolicyError, UsageError
 from ..keys import SafeStrTuple, join_key, split_key
-from ..protocol import Backend
+from ..protocol import Backend, Blob
 from .flags import Joker, NotAValue
 
 V = TypeVar("V")
 Key: TypeAlias = str | Sequence[Any]
 """What may stand between square brackets: a name, or a tuple of names (nested ones are flattened)."""
 
+_MOST_AT_ONCE = 256
+_BYTES_AT_ONCE = 8 << 20  # aimed at, where values are large
 _BOUND = {"_get", "_put", "_contains", "_encode", "_decode", "_any_value", "_listing"}
 
 
@@ -26,21 +28,25 @@ class Core(NotAValue, Generic[V]):
     Paths are what the backend and the chain see: whole keys from the root, such as `"a/b"`. A *key* is what the user writes.
     """
 
+    _split = staticmethod(split_key)  # what makes the keys that are handed out
+
     def __init__(
         self,
         backend: Backend,
-        chain: Chain | None = None,
+        chain: Chain | str | None = None,
         *,
         append_only: bool = False,
         base_class_for_values: type[Any] | None = None,
+        prefix: Key = (),
     ) -> None:
         if base_class_for_values is not None and not isinstance(base_class_for_values, type):
             raise UsageError(f"base_class_for_values is a class, not {base_class_for_values!r}", place=backend.place)
         self.backend = backend
-        self.chain = Chain("msgpack") if chain is None else chain
+        self.chain = chain if isinstance(chain, Chain) else Chain(chain or "msgpack")
         self.append_only = append_only
         self.base_class_for_values = base_class_for_values
         self._prefix = ""
+        self._prefix = self._prefix_of(prefix)
         self._bind()
 
     def _bind(self) -> None:
@@ -80,6 +86,25 @@ class Core(NotAValue, Generic[V]):
         """Where this is, as a URL without secrets, for messages; of a view, with its prefix."""
         return f"{self.backend.place} under {self._prefix}" if self._prefix else self.backend.place
 
+    @property
+    def serialization_format(self) -> str:
+        """The name of the codec."""
+        return self.chain.codec.name
+
+    def get_params(self) -> dict[str, Any]:
+        """What the constructor takes to make another handle of the same dict, view or not: `type(d)(**d.get_params())`."""
+        return {
+            "append_only": self.append_only,
+            "backend": self.backend,
+            "base_class_for_values": self.base_class_for_values,
+            "chain": self.chain,
+            "prefix": tuple(self._prefix.split("/")[:-1]),
+        }
+
+    def clone(self, **changes: Any) -> Self:
+        """Another handle made by the constructor from `get_params()` and changes to it."""
+        return type(self)(**self.get_params() | changes)
+
     def close(self) -> None:
         """Close the backend, and with it every view and every other dict over the same backend. May be called twice."""
         self.backend.close()
@@ -101,7 +126,7 @@ class Core(NotAValue, Generic[V]):
     # ---------------------------------------------------------------- keys and values
 
     def _key(self, path: str) -> SafeStrTuple:
-        return split_key(path[len(self._prefix) :])
+        return self._split(path[len(self._prefix) :])
 
     def _missing(self, path: str) -> NotFoundError:
         return NotFoundError(key=self._key(path), place=self.place)
@@ -130,6 +155,18 @@ class Core(NotAValue, Generic[V]):
         if base is not None and not isinstance(value, base):
             raise self._wrong_class(value, path, "stored")
         return value  # type: ignore[no-any-return]
+
+    def _blobs(self, paths: Iterator[str]) -> Iterator[tuple[str, Blob]]:
+        """Paths with what is there, read in batches that grow while values are small, so that a first one is there soon."""
+        size = 4
+        while batch := list(islice(paths, size)):
+            blobs = self.backend.get_many(batch)
+            weight = sum(len(blob.data) for blob in blobs.values())
+            for path in batch:
+                if path in blobs:
+                    yield path, blobs.pop(path)
+            room = _BYTES_AT_ONCE * len(batch) // (weight or 1)
+            size = max(1, min(2 * size, room, _MOST_AT_ONCE))
 
     def _complete(self, error: CodecError) -> None:
         """Add what a chain does not know: where the value is, and what can be done about damage."""

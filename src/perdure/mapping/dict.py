@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from ..errors import CodecError, InvalidKeyError, NotFoundError, PreconditionError
-from ..keys import SafeStrTuple, join_key, known_key, split_key
-from ..protocol import ABSENT, ETag, Meta
-from .conditional import ETagOperations
+from ..keys import SafeStrTuple, join_key, known_key
+from ..protocol import ABSENT
 from .core import Key
 from .flags import DELETE_CURRENT, KEEP_CURRENT, DeleteCurrentFlag, KeepCurrentFlag, NotAValue
+from .many import ManyItems
+from .times import Times
 from .views import Items, Keys, Values
 
 if TYPE_CHECKING:
@@ -21,12 +21,10 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 _REQUIRED: Any = object()
-_NAMES_AT_ONCE = 1000  # as many as one request to S3 deletes
 _VALUES_AT_ONCE = 256
-_BYTES_AT_ONCE = 8 << 20  # aimed at, where values are large
 
 
-class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
+class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
     """A dict that lasts. Its items live in a backend and are read from there each time: what one process writes, all see.
 
     Keys are safe names (see `perdure.keys`) or tuples of them: `d["a"]`, `d["a", "b"]`; iterating gives `SafeStrTuple`,
@@ -38,9 +36,10 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
 
     Args:
         backend: Where the items are. Usually `perdure.open(url)` makes both.
-        chain: How values become bytes; `None` is `Chain("msgpack")`.
+        chain: How values become bytes: a `Chain`, or the name of a codec; `None` is `"msgpack"`.
         append_only: Keys may be added, and neither overwritten nor deleted. Of several that add one key, one succeeds.
         base_class_for_values: A class that every value written or read must be an instance of.
+        prefix: Only the keys under it, named relative to it: a view, as `get_subdict` makes.
 
     Raises (all methods):
         InvalidKeyError: The key can never be one; `in` and `get` raise it as well.
@@ -177,6 +176,10 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
                 continue  # somebody else took it
         raise NotFoundError("the dict is empty", place=self.place)
 
+    def delete_if_exists(self, key: Key) -> bool:
+        """As `discard`."""
+        return self.discard(key)
+
     def discard(self, key: Key) -> bool:
         """Delete a key if it is there, and tell whether it was. Of several that do so, one gets `True`.
 
@@ -195,83 +198,13 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
                 continue
             return True
 
-    def etag(self, key: Key) -> ETag:
-        """The ETag of a value, which changes with it; `NotFoundError` where it is absent. Cost: one look."""
-        return self._head(key).etag
-
-    def timestamp(self, key: Key) -> float:
-        """When a value was written, in seconds since the epoch by the clock of the place. Cost: one look."""
-        return self._head(key).modified
-
-    def _head(self, key: Key) -> Meta:
-        path = self._prefix + join_key(key)
-        try:
-            return self.backend.head(path)
-        except NotFoundError:
-            raise self._missing(path) from None
-
-    # ---------------------------------------------------------------- several items
-
-    def update(self, other: Any = (), /, **more: Any) -> None:
-        """Write many items: a mapping, pairs of key and value, or keywords. As `set_many`."""
-        self.set_many(chain(_pairs_of(other), more.items()))
-
-    def get_many(self, keys: Iterable[Key]) -> dict[SafeStrTuple, V]:
-        """Read several values at once, concurrently where that helps. Absent keys are missing from the answer."""
-        return self._values(list(dict.fromkeys([self._prefix + join_key(key) for key in keys])))
-
-    def _values(self, paths: list[str]) -> dict[SafeStrTuple, V]:
-        blobs = self.backend.get_many(paths)
-        return {self._key(path): self._read(blobs.pop(path).data, path) for path in paths if path in blobs}
-
-    def set_many(self, items: Mapping[Any, V] | Iterable[tuple[Any, V]]) -> None:
-        """Write several items at once, the quickest way the backend has: concurrently on S3, in one transaction on SQLite.
-
-        Each item is written whole or not at all; the whole need not be. Every key and value is checked and encoded before
-        the first is written, so bad input changes nothing. Jokers are allowed. In an append-only dict the items are
-        added one by one, up to the first that is there already.
-        """
-        puts: dict[str, bytes] = {}
-        deletes: dict[str, None] = {}
-        for key, value in _pairs_of(items):
-            path = self._prefix + join_key(key)
-            if value is DELETE_CURRENT:
-                self._require_mutable(path)
-                puts.pop(path, None)
-                deletes[path] = None
-            elif value is not KEEP_CURRENT:
-                puts[path] = self._spell(value, path)
-                deletes.pop(path, None)
-        if self.append_only:
-            for path, data in puts.items():
-                self._set(path, data)
-        elif puts:
-            self.backend.put_many(puts)
-        if deletes:
-            self.backend.delete_many(deletes)
-
-    def delete_many(self, keys: Iterable[Key]) -> None:
-        """Delete several keys at once; absent ones are fine. Cost: one request for up to 1000 keys where the backend can."""
-        self._require_mutable()
-        self.backend.delete_many([self._prefix + join_key(key) for key in keys])
-
-    def clear(self) -> None:
-        """Delete every key of this dict; of a view, those under its prefix. Keys added meanwhile may stay.
-
-        Cost: a listing, and one delete for up to 1000 keys where the backend can. Files that are not ours are left alone.
-        """
-        self._require_mutable()
-        paths = self.backend.keys(self._prefix)
-        while batch := list(islice(paths, _NAMES_AT_ONCE)):
-            self.backend.delete_many(batch)
-
     # ---------------------------------------------------------------- all items
 
     def __iter__(self) -> Iterator[SafeStrTuple]:
         """The keys, in no particular order. Each that is there all the time comes exactly once."""
         paths = self._paths()
-        cut = len(self._prefix)
-        return (split_key(path[cut:]) for path in paths) if cut else map(split_key, paths)
+        cut, split = len(self._prefix), self._split
+        return (split(path[cut:]) for path in paths) if cut else map(split, paths)
 
     def _paths(self) -> Iterator[str]:
         import weakref  # a millisecond that a program which only looks things up need not wait for
@@ -314,19 +247,7 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         return Items(self)
 
     def _items(self) -> Iterator[tuple[SafeStrTuple, V]]:
-        return self._pairs(self._paths())
-
-    def _pairs(self, paths: Iterator[str]) -> Iterator[tuple[SafeStrTuple, V]]:
-        """Keys and values, read in batches that grow while values are small, so that a first one is there soon."""
-        size = 4
-        while batch := list(islice(paths, size)):
-            blobs = self.backend.get_many(batch)
-            weight = sum(len(blob.data) for blob in blobs.values())
-            for path in batch:
-                if path in blobs:
-                    yield self._key(path), self._read(blobs.pop(path).data, path)
-            room = _BYTES_AT_ONCE * len(batch) // (weight or 1)
-            size = max(1, min(2 * size, room, _VALUES_AT_ONCE))
+        return ((self._key(path), self._read(blob.data, path)) for path, blob in self._blobs(self._paths()))
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold equal values under the same keys, whatever kind of mapping the other is."""
@@ -344,11 +265,10 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
             return False
         for start in range(0, len(paths), _VALUES_AT_ONCE):
             batch = paths[start : start + _VALUES_AT_ONCE]
-            if isinstance(other, PersiDict):
-                values = other.get_many(theirs[path[cut:]] for path in batch)
-            else:
-                values = {self._key(path): other[theirs[path[cut:]]] for path in batch}
-            if self._values(batch) != values:
+            wanted = [theirs[path[cut:]] for path in batch]
+            found = other.get_many(wanted) if isinstance(other, PersiDict) else {key: other[key] for key in wanted}
+            mine = self._values(batch)
+            if len(mine) != len(batch) or len(found) != len(batch) or list(mine.values()) != list(found.values()):
                 return False
         return True
 
@@ -356,12 +276,12 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         """A built-in dict with the items of both, the other's where a key is in both."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        return {**dict(self.items()), **{SafeStrTuple(key): value for key, value in other.items()}}
+        return {**dict(self.items()), **{self._split(join_key(key)): value for key, value in other.items()}}
 
     def __ror__(self, other: Mapping[Any, D]) -> dict[SafeStrTuple, V | D]:
         if not isinstance(other, Mapping):
             return NotImplemented
-        return {SafeStrTuple(key): value for key, value in other.items()} | dict(self.items())
+        return {self._split(join_key(key)): value for key, value in other.items()} | dict(self.items())
 
     def __ior__(self, other: Mapping[Any, V]) -> Self:  # type: ignore[misc]  # in place it stays a PersiDict
         if not isinstance(other, Mapping):
@@ -383,11 +303,3 @@ class PersiDict(ETagOperations[V], MutableMapping[SafeStrTuple, V]):
         """A view for each first segment of the keys. Cost: a listing of names."""
         names = dict.fromkeys(key[0] for key in self)
         return {name: self._view(f"{self._prefix}{name}/") for name in names}
-
-
-def _pairs_of(items: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(items, Mapping):
-        return items.items()
-    if hasattr(items, "keys"):
-        return ((key, items[key]) for key in items.keys())  # noqa: SIM118  (as dict.update: what has keys() need not iterate over them)
-    return items  # type: ignore[no-any-return]
