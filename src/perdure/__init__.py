@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .keys import SafeStrTuple, replace_unsafe_chars
     from .mapping.dict import PersiDict
+    from .mapping.family import BasicS3Dict, EmptyDict, FileDirDict, LocalDict, S3Dict
     from .mapping.flags import (
         ALWAYS_RETRIEVE,
         ANY_ETAG,
@@ -42,8 +43,11 @@ if TYPE_CHECKING:
         VALUE_NOT_RETRIEVED,
     )
     from .mapping.opening import open as open
+    from .mapping.overlapping import OverlappingMultiDict
+    from .mapping.write_once import WriteOnceDict
     from .protocol import ABSENT, AsyncBackend, Backend, Blob, ETag, Meta
     from .registry import open_backend
+    from .wrappers.cached import Cached
 
 # Where each public name lives. Loaded at first use: `import perdure` alone costs about a millisecond.
 _homes = {
@@ -56,13 +60,17 @@ _homes = {
     ),
     "keys": "SafeStrTuple replace_unsafe_chars",
     "mapping.dict": "PersiDict",
+    "mapping.family": "BasicS3Dict EmptyDict FileDirDict LocalDict S3Dict",
     "mapping.flags": (
         "ALWAYS_RETRIEVE ANY_ETAG DELETE_CURRENT ETAG_HAS_CHANGED ETAG_IS_THE_SAME IF_ETAG_CHANGED ITEM_NOT_AVAILABLE "
         "KEEP_CURRENT NEVER_RETRIEVE VALUE_NOT_RETRIEVED"
     ),
     "mapping.opening": "open",
+    "mapping.overlapping": "OverlappingMultiDict",
+    "mapping.write_once": "WriteOnceDict",
     "protocol": "ABSENT AsyncBackend Backend Blob ETag Meta",
     "registry": "open_backend",
+    "wrappers.cached": "Cached",
 }
 _home = {name: module for module, names in _homes.items() for name in names.split()}
 
@@ -76,28 +84,35 @@ __all__ = [
     "AsyncBackend",
     "Backend",
     "BackendError",
+    "BasicS3Dict",
     "Blob",
+    "Cached",
     "CodecError",
     "ConflictError",
     "DELETE_CURRENT",
     "ETAG_HAS_CHANGED",
     "ETAG_IS_THE_SAME",
     "ETag",
+    "EmptyDict",
     "Encrypted",
+    "FileDirDict",
     "IF_ETAG_CHANGED",
     "ITEM_NOT_AVAILABLE",
     "IntegrityError",
     "InvalidKeyError",
     "KEEP_CURRENT",
+    "LocalDict",
     "Meta",
     "MissingExtraError",
     "NEVER_RETRIEVE",
     "NotFoundError",
     "NotModified",
+    "OverlappingMultiDict",
     "PerdureError",
     "PersiDict",
     "PolicyError",
     "PreconditionError",
+    "S3Dict",
     "SafeStrTuple",
     "Signed",
     "UnavailableError",
@@ -106,6 +121,7 @@ __all__ = [
     "UntrustedWarning",
     "UsageError",
     "VALUE_NOT_RETRIEVED",
+    "WriteOnceDict",
     "open_backend",
     "register_type",
     "replace_unsafe_chars",

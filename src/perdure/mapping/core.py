@@ -74,6 +74,10 @@ class Core(NotAValue, Generic[V]):
             hint="Use copy.copy(d) for another handle, dict(d) for the data in memory, `perdure cp` for another place.",
         )
 
+    def _stand_for(self, other: Core[V], backend: Backend) -> None:
+        """Begin as another dict over a backend that stands in for its own."""
+        self.__setstate__(other.__getstate__() | self.__dict__ | {"backend": backend, "_split": other._split})
+
     def _view(self, prefix: str) -> Self:
         view = object.__new__(type(self))
         view.__setstate__(self.__getstate__() | {"_prefix": prefix})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ..protocol import ETag
-from .flags import ItemNotAvailableFlag, ValueNotRetrievedFlag
+from .flags import DeleteCurrentFlag, ItemNotAvailableFlag, KeepCurrentFlag, ValueNotRetrievedFlag
 
-__all__ = ["ConditionalOperationResult", "ETagIfExists", "OperationResult"]
+__all__ = ["ConditionalOperationResult", "ETagIfExists", "OperationResult", "TransformingFunction", "ValueType"]
+
+ValueType = TypeVar("ValueType")
+"""The type of a dict's values."""
 
 V = TypeVar("V")
 
@@ -46,3 +49,12 @@ class ConditionalOperationResult(NamedTuple, Generic[V]):
     def value_was_mutated(self) -> bool:
         """Whether the ETag is another than before. (Rewriting equal bytes keeps the ETag on S3.)"""
         return self.resulting_etag != self.actual_etag
+
+
+@runtime_checkable
+class TransformingFunction(Protocol[ValueType]):
+    """What `transform_item` takes."""
+
+    def __call__(self, value: ValueType | ItemNotAvailableFlag, /) -> ValueType | KeepCurrentFlag | DeleteCurrentFlag:
+        """Compute the next value, or say to keep or delete the current one."""
+        ...

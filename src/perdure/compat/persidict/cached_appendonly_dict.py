@@ -1,0 +1,5 @@
+"""The names of persidict's module `cached_appendonly_dict`."""
+
+from ...mapping.copies import AppendOnlyDictCached
+
+__all__ = ["AppendOnlyDictCached"]

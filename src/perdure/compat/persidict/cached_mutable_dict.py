@@ -1,0 +1,5 @@
+"""The names of persidict's module `cached_mutable_dict`."""
+
+from ...mapping.copies import MutableDictCached
+
+__all__ = ["MutableDictCached"]

@@ -1,0 +1,5 @@
+"""The names of persidict's module `empty_dict`."""
+
+from ...mapping.family import EmptyDict
+
+__all__ = ["EmptyDict"]
