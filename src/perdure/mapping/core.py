@@ -43,7 +43,7 @@ class Core(NotAValue, Generic[V]):
             raise UsageError(f"base_class_for_values is a class, not {base_class_for_values!r}", place=backend.place)
         self.backend = backend
         self.chain = chain if isinstance(chain, Chain) else Chain(chain or "msgpack")
-        self.append_only = append_only
+        self._append_only = append_only
         self.base_class_for_values = base_class_for_values
         self._prefix = ""
         self._prefix = self._prefix_of(prefix)
@@ -91,6 +91,11 @@ class Core(NotAValue, Generic[V]):
         return f"{self.backend.place} under {self._prefix}" if self._prefix else self.backend.place
 
     @property
+    def append_only(self) -> bool:
+        """Whether keys may only be added."""
+        return self._append_only
+
+    @property
     def serialization_format(self) -> str:
         """The name of the codec."""
         return self.chain.codec.name
@@ -104,6 +109,11 @@ class Core(NotAValue, Generic[V]):
             "chain": self.chain,
             "prefix": tuple(self._prefix.split("/")[:-1]),
         }
+
+    @classmethod
+    def get_default_params(cls) -> dict[str, Any]:
+        """The parameters that the constructor takes when they are not given. Makes nothing."""
+        return dict(sorted((cls.__init__.__kwdefaults__ or {}).items()))
 
     def clone(self, **changes: Any) -> Self:
         """Another handle made by the constructor from `get_params()` and changes to it."""

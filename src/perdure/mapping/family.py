@@ -56,12 +56,6 @@ class FamilyDict(PersiDict[V]):
             params["prefix"] = tuple(self._prefix.split("/")[:-1])
         return dict(sorted(params.items()))
 
-    @classmethod
-    def get_default_params(cls) -> dict[str, Any]:
-        """The parameters of a dict that is made without arguments. Makes none."""
-        defaults = cls.__init__.__kwdefaults__ or {}
-        return dict(sorted((name, value) for name, value in defaults.items() if name not in ("prefix", "filters")))
-
     def __repr__(self) -> str:
         words = [f"{name}={getattr(value, '__qualname__', None) or repr(value)}" for name, value in self.get_params().items()]
         return f"{type(self).__name__}({', '.join(words)})"
@@ -330,10 +324,10 @@ class S3Dict(BasicS3Dict[V]):
         filters: _Filters = (),
         prefix: Key = (),
     ) -> None:
-        self.base_dir = os.path.abspath(os.fspath(base_dir) if isinstance(base_dir, os.PathLike) else str(base_dir))
+        folder = os.path.abspath(os.fspath(base_dir) if isinstance(base_dir, os.PathLike) else str(base_dir))
         self.digest_len = digest_len
         params = _common(serialization_format, append_only, base_class_for_values, prefix)
-        params |= {"base_dir": self.base_dir, "digest_len": digest_len}
+        params |= {"base_dir": folder, "digest_len": digest_len}
         self._open_bucket(params, bucket_name, region, root_prefix, endpoint_url, create, filters)
 
     def _with_copies(self, remote: Backend, params: dict[str, Any]) -> Backend:
@@ -341,7 +335,12 @@ class S3Dict(BasicS3Dict[V]):
 
         suffix = f".{params['serialization_format']}-copy"
         options: dict[str, Any] = {"layout": "plain", "suffix": suffix, "digest_len": self.digest_len, "sync": "normal"}
-        return Cached(remote, open_backend(Path(self.base_dir), **options), append_only=bool(params["append_only"]))
+        return Cached(remote, open_backend(Path(params["base_dir"]), **options), append_only=bool(params["append_only"]))
+
+    @property
+    def base_dir(self) -> str:
+        """The folder with the copies, as an absolute path."""
+        return str(self._params["base_dir"])
 
     @property
     def _bucket(self) -> Any:

@@ -37,6 +37,10 @@ class WriteOnceDict(PersiDict[V]):
     What the wrapped dict has besides (such as `base_dir`) is found here as well.
     """
 
+    consistency_checks_attempted = 0
+    consistency_checks_passed = 0
+    consistency_checks_failed = 0
+
     def __init__(self, *, wrapped_dict: PersiDict[V] | None = None, p_consistency_checks: float | None = None) -> None:
         if wrapped_dict is None:
             from .family import FileDirDict
@@ -51,7 +55,6 @@ class WriteOnceDict(PersiDict[V]):
         self._stand_for(wrapped_dict, wrapped_dict.backend)
         self.wrapped_dict = wrapped_dict
         self._p = _probability(p_consistency_checks)
-        self.consistency_checks_attempted = self.consistency_checks_passed = self.consistency_checks_failed = 0
 
     @property
     def p_consistency_checks(self) -> float:
