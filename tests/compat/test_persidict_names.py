@@ -21,7 +21,8 @@ NOT_OURS = {"get_jsparams", "get_default_jsparams", "get_essential_params", "get
 # transform_item goes on until it wins, so n_retries is None. The others are of plain tuples.
 OTHER_DEFAULTS = {("SafeStrTuple.index", "stop"), ("NonEmptySafeStrTuple.index", "stop")}
 CLASSES = ["PersiDict", "FileDirDict", "LocalDict", "EmptyDict", "BasicS3Dict", "S3Dict", "WriteOnceDict",
-           "AppendOnlyDictCached", "MutableDictCached", "OverlappingMultiDict", "SafeStrTuple", "NonEmptySafeStrTuple"]  # fmt: skip
+           "AppendOnlyDictCached", "MutableDictCached", "OverlappingMultiDict",
+           "SafeStrTuple", "NonEmptySafeStrTuple"]  # fmt: skip
 
 
 def test_all_public_names_are_there(theirs: ModuleType, ours: ModuleType) -> None:

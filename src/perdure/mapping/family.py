@@ -325,7 +325,6 @@ class S3Dict(BasicS3Dict[V]):
         prefix: Key = (),
     ) -> None:
         folder = os.path.abspath(os.fspath(base_dir) if isinstance(base_dir, os.PathLike) else str(base_dir))
-        self.digest_len = digest_len
         params = _common(serialization_format, append_only, base_class_for_values, prefix)
         params |= {"base_dir": folder, "digest_len": digest_len}
         self._open_bucket(params, bucket_name, region, root_prefix, endpoint_url, create, filters)
@@ -334,13 +333,18 @@ class S3Dict(BasicS3Dict[V]):
         from ..wrappers.cached import Cached
 
         suffix = f".{params['serialization_format']}-copy"
-        options: dict[str, Any] = {"layout": "plain", "suffix": suffix, "digest_len": self.digest_len, "sync": "normal"}
+        options: dict[str, Any] = {"layout": "plain", "suffix": suffix, "digest_len": params["digest_len"], "sync": "normal"}
         return Cached(remote, open_backend(Path(params["base_dir"]), **options), append_only=bool(params["append_only"]))
 
     @property
     def base_dir(self) -> str:
         """The folder with the copies, as an absolute path."""
         return str(self._params["base_dir"])
+
+    @property
+    def digest_len(self) -> int:
+        """Characters of a digest in the names of the copies."""
+        return int(self._params["digest_len"])
 
     @property
     def _bucket(self) -> Any:
