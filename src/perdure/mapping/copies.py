@@ -6,7 +6,7 @@ dicts that are there already, of any codec, and keeps values in them that others
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from ..errors import CodecError, NotFoundError, PolicyError, UsageError
 from ..keys import split_key
@@ -125,7 +125,22 @@ class _InDicts(Cached):
         return _InDicts, (self._main, self._data, self._etags)
 
 
-class MutableDictCached(PersiDict[V]):
+class _WithCopies(PersiDict[V]):
+    """What the two have in common: they are made of other dicts, and a view of them of views of those."""
+
+    _parts: dict[str, Any]
+
+    def get_params(self) -> dict[str, Any]:
+        return dict(self._parts)
+
+    def _view(self, prefix: str) -> Self:
+        view = super()._view(prefix)
+        below = split_key(prefix[len(self._prefix) : -1]) if prefix != self._prefix else ()
+        view._parts = {name: part.get_subdict(below) for name, part in self._parts.items()}
+        return view
+
+
+class MutableDictCached(_WithCopies[V]):
     """The main dict, read through copies: a value is fetched when it has changed, and else taken from the data cache.
 
     Every read asks the main dict whether the copy is current: one request without a body. Writes go to the main dict first.
@@ -141,17 +156,14 @@ class MutableDictCached(PersiDict[V]):
     """
 
     def __init__(self, *, main_dict: PersiDict[V], data_cache: PersiDict[V], etag_cache: PersiDict[Any]) -> None:
-        self._parts: dict[str, Any] = {"data_cache": data_cache, "etag_cache": etag_cache, "main_dict": main_dict}
+        self._parts = {"data_cache": data_cache, "etag_cache": etag_cache, "main_dict": main_dict}
         for name, part in _checked(self._parts):
             if part.append_only:
                 raise UsageError(f"{name} is append-only", place=part.place, hint="Use AppendOnlyDictCached for such dicts.")
         self._stand_for(main_dict, _InDicts(main_dict, data_cache, etag_cache))
 
-    def get_params(self) -> dict[str, Any]:
-        return dict(self._parts)
 
-
-class AppendOnlyDictCached(PersiDict[V]):
+class AppendOnlyDictCached(_WithCopies[V]):
     """An append-only main dict with copies: a value that was read or written once is answered without asking again.
 
     Args:
@@ -164,21 +176,17 @@ class AppendOnlyDictCached(PersiDict[V]):
     """
 
     def __init__(self, *, main_dict: PersiDict[V], data_cache: PersiDict[V]) -> None:
-        self._parts: dict[str, Any] = {"data_cache": data_cache, "main_dict": main_dict}
+        self._parts = {"data_cache": data_cache, "main_dict": main_dict}
         for name, part in _checked(self._parts):
             if not part.append_only:
                 raise UsageError(f"{name} is not append-only", place=part.place, hint="Use MutableDictCached for such dicts.")
         if main_dict.base_class_for_values is not data_cache.base_class_for_values:
             raise UsageError("main_dict and data_cache differ in base_class_for_values", place=main_dict.place)
-        self._data = data_cache
         self._stand_for(main_dict, _InDicts(main_dict, data_cache, None))
-
-    def get_params(self) -> dict[str, Any]:
-        return dict(self._parts)
 
     def __getitem__(self, key: Key) -> V:
         try:
-            return self._data[key]
+            return self._parts["data_cache"][key]  # type: ignore[no-any-return]
         except (NotFoundError, CodecError):
             return super().__getitem__(key)
 
@@ -189,7 +197,7 @@ class AppendOnlyDictCached(PersiDict[V]):
             return default
 
     def __contains__(self, key: object) -> bool:
-        return key in self._data or super().__contains__(key)
+        return key in self._parts["data_cache"] or super().__contains__(key)
 
 
 def _checked(parts: dict[str, Any]) -> list[tuple[str, PersiDict[Any]]]:

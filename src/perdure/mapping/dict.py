@@ -234,6 +234,12 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
         """Whether there is any key. Cost: the beginning of a listing."""
         return next(iter(self.backend.keys(self._prefix)), None) is not None
 
+    def _repr_html_(self) -> str:
+        """The first keys as a table, for notebooks. Reads no value."""
+        from .html import table
+
+        return table(self)
+
     def keys(self) -> Keys:
         """A live view of the keys, with set operations."""
         return Keys(self)

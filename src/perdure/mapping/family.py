@@ -262,7 +262,7 @@ class BasicS3Dict(FamilyDict[V]):
             params["create"] = create
         self.bucket_name, self.region = bucket_name, region
         self._take(backend, codec, params, filters)
-        warn_if_shared(self.chain, backend, stacklevel=5)
+        warn_if_shared(self.chain, backend, stacklevel=3)
 
     def _with_copies(self, remote: Backend, params: dict[str, Any]) -> Backend:
         return remote
