@@ -136,7 +136,7 @@ class _WithCopies(PersiDict[V]):
     def _view(self, prefix: str) -> Self:
         view = super()._view(prefix)
         below = split_key(prefix[len(self._prefix) : -1]) if prefix != self._prefix else ()
-        view._parts = {name: part.get_subdict(below) for name, part in self._parts.items()}
+        view.__dict__["_parts"] = {name: part.get_subdict(below) for name, part in self._parts.items()}
         return view
 
 
