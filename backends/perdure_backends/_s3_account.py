@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 from perdure.errors import BackendError, MissingExtraError, UsageError
 
 from ._s3_forks import unforked
+from ._s3_hooks import Hooks, find_hooks
 from ._s3_route import Route
 from ._s3_sign import Credentials
 
 _is_header = re.compile(r"[!-~]*\Z").match
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".c2s.ic.gov", ".sc2s.sgov.gov")
-
+_CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 
 # What a session reads from the environment is part of its name here, so that a changed variable means a new one.
 _sessions: dict[object, Any] = {}
@@ -62,6 +63,8 @@ class Account(NamedTuple):
         region: For signatures.
         is_aws: Whether this is Amazon's own S3, which needs no self-test.
         source: botocore's credentials, which renew themselves.
+        session: botocore's, where all this comes from.
+        hooks: Who wants to see each request; `None` where nobody does.
     """
 
     route: Route
@@ -70,6 +73,13 @@ class Account(NamedTuple):
     region: str
     is_aws: bool
     source: Any
+    session: Any
+    hooks: Hooks | None
+
+    @property
+    def origin(self) -> str:
+        """What a URL begins with, up to the path."""
+        return f"http{'s' if self.route.tls else ''}://{self.host}"
 
     @property
     def way(self) -> str:
@@ -164,7 +174,35 @@ def _find(settings: Settings, place: str, region: str | None) -> Account:
         region=authorization.split("/")[2],
         is_aws=f".{host}".endswith(_AWS_HOSTS),
         source=source,
+        session=session,
+        hooks=find_hooks(session),
     )
+
+
+def boto3_client(settings: Settings, account: Account, place: str) -> Any:
+    """A client of boto3's that goes where the account goes. Sends nothing. Takes some 0.1 s.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+    """
+    with unforked, _lock:
+        try:
+            import boto3
+            from botocore.config import Config
+        except ImportError as error:
+            raise MissingExtraError("boto3", "s3").at(place=place) from error
+        # Many servers other than Amazon's do not know the checksums that boto3 adds by itself.
+        sums: dict[str, Any] = {} if account.is_aws else dict.fromkeys(_CHECKSUMS, "when_required")
+        options: dict[str, Any] = {
+            "region_name": account.region, "endpoint_url": settings.endpoint_url, "verify": settings.ca_bundle,
+            "config": Config(signature_version="s3v4", **sums),
+        }  # fmt: skip
+        if isinstance(settings.session, boto3.Session):
+            return settings.session.client("s3", **options)
+        client = account.session.create_client("s3", **options)
+        if hasattr(client, "upload_file"):
+            return client  # somebody has made it a session of boto3's, which can be done only once
+        return boto3.Session(botocore_session=account.session).client("s3", **options)
 
 
 def _is_http_proxy(url: str) -> bool:
@@ -183,12 +221,15 @@ def _said(error: Exception) -> str:
 def _session(profile: str | None) -> Any:
     """botocore's session, shared in this process: its files are read once, not in 0.2 s for every bucket."""
     import botocore.session
+    from botocore.handlers import BUILTIN_HANDLERS
 
     read = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_") or name == "HOME"))
-    if (profile, read) not in _sessions:
+    # moto adds itself to this list when it is imported. The session keeps its handlers, so no other object gets their ids.
+    handlers = tuple([id(handler) for _, handler, *_ in BUILTIN_HANDLERS])
+    if (profile, read, handlers) not in _sessions:
         _sessions.clear()  # one is enough, and old credentials need not be kept
-        _sessions[profile, read] = botocore.session.Session(profile=profile)
-    return _sessions[profile, read]
+        _sessions[profile, read, handlers] = botocore.session.Session(profile=profile)
+    return _sessions[profile, read, handlers]
 
 
 def _first_request(session: Any, config: Any, settings: Settings, region: str | None) -> tuple[str, str]:
@@ -196,22 +237,26 @@ def _first_request(session: Any, config: Any, settings: Settings, region: str | 
 
     So the endpoint rules stay botocore's: addressing style, dual stack, endpoints in the configuration file or the environment.
     """
-    from botocore.awsrequest import AWSResponse
+    from botocore.awsrequest import AWSResponse, create_request_object
 
     taken: list[tuple[str, str]] = []
-
-    def take(request: Any, **_: object) -> Any:
-        authorization = request.headers["Authorization"]
-        taken.append((request.url, authorization.decode() if isinstance(authorization, bytes) else authorization))
-        return AWSResponse(request.url, 200, {}, _NoBody())
-
     client = session.create_client(
         "s3",
         region_name=region or settings.region,
         endpoint_url=settings.endpoint_url,
         config=config(signature_version="s3v4", retries={"mode": "standard", "total_max_attempts": 1}),
     )
-    client.meta.events.register("before-send.s3", take)
+
+    def take(params: Any, **_: object) -> tuple[Any, dict[str, object]]:
+        # Here, and not before it is sent, as a handler of the user's should not be asked about what is never sent.
+        request = create_request_object(params)
+        client.meta.events.emit("request-created.s3.HeadBucket", request=request, operation_name="HeadBucket")
+        authorization = request.headers["Authorization"]
+        url = request.prepare().url
+        taken.append((url, authorization.decode() if isinstance(authorization, bytes) else authorization))
+        return AWSResponse(url, 200, {}, _NoBody()), {}
+
+    client.meta.events.register_first("before-call.s3.HeadBucket", take)
     try:
         client.head_bucket(Bucket=settings.bucket)
     finally:

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from html import unescape
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from perdure.errors import BackendError, PerdureError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import Buffer
 
-from ._s3_account import Account, Settings, find_account, forget_sessions
+from ._s3_account import Account, Settings, boto3_client, find_account, forget_sessions
 from ._s3_answers import AGAIN, FORBIDDEN, HINTS, STALE, Method, code_of, is_answer, is_strange, moment
+from ._s3_hooks import HandlerError
 from ._s3_http import LostAnswerError, NotSentError, Pool, Reply
 from ._s3_sign import sign
 
@@ -87,6 +88,7 @@ class Client:
         self._lock = threading.Lock()
         self._bucket_turn = Turn()
         self._door: tuple[Account, Pool] | None = None
+        self._boto3: tuple[Account, Any] | None = None
         self._region: str | None = None
         self._bucket_is_there = False
         self._closed = False
@@ -96,12 +98,22 @@ class Client:
         """Where requests go; found out at the first use."""
         return self._open_door()[0]
 
+    def boto3(self) -> Any:
+        """A client of boto3's for the same account, made anew when that has changed."""
+        account = self.account
+        with self._lock:
+            if self._boto3 is None or self._boto3[0] is not account:  # another one after a fork, for example
+                self._boto3 = account, boto3_client(self._settings, account, self.place)
+            return self._boto3[1]
+
     def close(self) -> None:
         """Drop the connections. Every later request raises `BackendError`."""
         with self._lock:
             self._closed = True
             if self._door:
                 self._door[1].close()
+            if self._boto3:
+                self._boto3[1].close()
 
     def after_fork(self) -> None:
         """In a child: forget locks that nobody here would release, and connections that belong to the parent."""
@@ -168,6 +180,11 @@ class Client:
                     if "CERTIFICATE_VERIFY_FAILED" in str(error):
                         hint = "Name the right authority with ca_bundle= or AWS_CA_BUNDLE."
                         raise BackendError(problem, key=key, place=self.place, hint=hint) from error
+                except HandlerError as error:
+                    if writes:
+                        raise unknown_outcome(str(error), key, self.place, token) from error.__cause__
+                    hint = "Whoever registered it with the session, or with botocore, can tell more."
+                    raise BackendError(str(error), key=key, place=self.place, hint=hint) from error.__cause__
                 except LostAnswerError as error:
                     problem, cause, doubt = f"the answer of {account.way} did not arrive: {error}", error, True
                 else:
@@ -268,7 +285,12 @@ class Client:
         signed = sign(method, path, query, headers, body, account.credentials(self.place), account.region)
         signed.append(("accept-encoding", "identity"))
         signed.append(("user-agent", "perdure"))
-        return pool.request(method, f"{path}?{query}" if query else path, signed, body, give_up)
+        target = f"{path}?{query}" if query else path
+        if account.hooks is not None:
+            reply = account.hooks.ask(method, name, account.origin + target, signed, body)
+            if reply is not None:
+                return reply
+        return pool.request(method, target, signed, body, give_up)
 
     def _open_door(self) -> tuple[Account, Pool]:
         door = self._door
