@@ -358,6 +358,10 @@ class Client:
         except BackendError as error:
             if "BucketAlreadyOwnedByYou" not in error.problem:
                 raise
+        else:
+            from logging import getLogger
+
+            getLogger("perdure").warning("the bucket %r was missing and has been made", bucket)  # it may be a mistyped one
         self._bucket_is_there = True
 
     def _refused(self, reply: Reply, code: str, account: Account, key: str | None) -> NoReturn:

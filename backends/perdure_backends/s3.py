@@ -62,7 +62,7 @@ class S3Backend(Backend):
         endpoint_url: For servers other than Amazon's, and then with path-style addresses. Default: as botocore is configured.
         region: Of the bucket. Default: as botocore is configured; Amazon corrects a wrong one by itself.
         profile: Of the AWS configuration files.
-        create: Create the bucket if it is missing. Otherwise that is an error.
+        create: Create the bucket if it is missing, and log that. Otherwise that is an error.
         concurrency: Requests in flight for `get_many`, `put_many` and `delete_many`.
         suffix: What all objects' names end with, such as `".pkl"`; others are foreign.
         timeout: Seconds without any progress until an attempt is given up (to connect: 5 at most).
@@ -99,7 +99,8 @@ class S3Backend(Backend):
     ) -> None:
         self.bucket = bucket
         self.prefix = check_names(bucket, prefix, suffix, endpoint_url)
-        self.place = f"s3://{bucket}/{self.prefix}".rstrip("/") + (f"?endpoint_url={endpoint_url}" if endpoint_url else "")
+        about = [f"{name}={value}" for name, value in (("endpoint_url", endpoint_url), ("suffix", suffix)) if value]
+        self.place = f"s3://{bucket}/{self.prefix}".rstrip("/") + (f"?{'&'.join(about)}" if about else "")
         self._options: dict[str, Any] = {
             "endpoint_url": endpoint_url, "region": region, "profile": profile, "create": create, "concurrency": concurrency,
             "suffix": suffix, "timeout": timeout, "deadline": deadline, "attempts": attempts, "ca_bundle": ca_bundle,

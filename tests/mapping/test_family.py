@@ -233,6 +233,14 @@ class TestBuckets:
             BasicS3Dict(**where)
             BasicS3Dict(**where | {"root_prefix": "other"}, filters=[perdure.Signed(b"k" * 32)])
 
+    def test_a_bucket_that_had_to_be_made_is_logged(self, bucket: dict[str, Any], tmp_path: Path, caplog: Any) -> None:
+        where = bucket | {"bucket_name": f"new-{tmp_path.name[-40:]}".lower().replace("_", "-")}
+        BasicS3Dict(**where)["a"] = 1
+        assert f"the bucket '{where['bucket_name']}' was missing and has been made" in caplog.text
+        caplog.clear()
+        BasicS3Dict(**where)["a"] = 1
+        assert caplog.text == ""
+
     def test_a_missing_bucket_is_an_error_where_it_is_not_to_be_made(self, bucket: dict[str, Any]) -> None:
         d = BasicS3Dict(**bucket | {"bucket_name": "mistyped"}, create=False)
         with pytest.raises(perdure.BackendError, match="mistyped"):
