@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import assert_type
+from dataclasses import dataclass
+from typing import Any, assert_type
 
 import perdure
 from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Meta
@@ -37,6 +38,25 @@ class Own(Backend):
 
 def backends() -> list[Backend]:
     return [Own(), MemoryBackend(), NullBackend()]
+
+
+@dataclass
+class Settings:
+    lr: float = 0.1
+
+
+def typed() -> None:
+    d = perdure.open("state", value_type=Settings)
+    assert_type(d, perdure.PersiDict[Settings])
+    assert_type(d["a"], Settings)
+    assert_type(d["a"].lr, float)
+    d["a"] = Settings(0.2)
+    d["a"] = 5  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
+    assert_type(perdure.open("state", value_type=dict[str, int]), perdure.PersiDict[dict[str, int]])
+    assert_type(perdure.open("state", value_type=Settings | None), perdure.PersiDict[Any])
+    assert_type(perdure.open("state", codec="json", sync="normal"), perdure.PersiDict[Any])
+    narrower: perdure.PersiDict[Settings | None] = perdure.open("state", value_type=Settings | None)
+    narrower["a"] = None
 
 
 def values(d: perdure.PersiDict[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ..codecs.chain import MAX_BYTES, Chain
 from ..errors import UntrustedError, UntrustedWarning, UsageError
@@ -16,13 +16,42 @@ if TYPE_CHECKING:
     from ..codecs import Codec, Filter
     from ..protocol import Backend
 
+V = TypeVar("V")
+
 _DEFAULT = "msgpack"
 _warned: set[str] = set()
 
 
+@overload
 def open(
     where: str | os.PathLike[str] | Backend,
     *,
+    value_type: type[V],
+    codec: str | Codec | None = None,
+    filters: str | Filter | Iterable[str | Filter] = (),
+    trusted: bool = False,
+    append_only: bool = False,
+    base_class_for_values: type[Any] | None = None,
+    max_bytes: int = MAX_BYTES,
+    **options: Any,
+) -> PersiDict[V]: ...
+@overload
+def open(
+    where: str | os.PathLike[str] | Backend,
+    *,
+    value_type: Any = None,  # a union and the like, of which type checkers cannot tell yet what it stands for
+    codec: str | Codec | None = None,
+    filters: str | Filter | Iterable[str | Filter] = (),
+    trusted: bool = False,
+    append_only: bool = False,
+    base_class_for_values: type[Any] | None = None,
+    max_bytes: int = MAX_BYTES,
+    **options: Any,
+) -> PersiDict[Any]: ...
+def open(
+    where: str | os.PathLike[str] | Backend,
+    *,
+    value_type: Any = None,
     codec: str | Codec | None = None,
     filters: str | Filter | Iterable[str | Filter] = (),
     trusted: bool = False,
@@ -39,6 +68,10 @@ def open(
     Args:
         where: A folder, `sqlite:///app.db`, `s3://bucket/prefix`, `memory:NAME`, `null:`, another scheme that is
             installed, or a backend.
+        value_type: What every value is: a dataclass, a `msgspec.Struct`, a pydantic model, or another annotation such as
+            `dict[str, int]`. Values are checked, field by field, when they are written and when they are read, and stored as
+            plain data, which is read without the type as well; nothing about the type is recorded. What else types may be,
+            and what happens when fields come and go: `perdure.codecs.typed.Typed`.
         codec: How values become bytes: `"msgpack"`, `"pkl"`, `"json"`, `"txt"`, `"raw"` or a codec object. `None` takes
             what the place was recorded with, else `"msgpack"`. A recorded codec that can run code has to be asked for by
             name all the same, unless there is a filter that signs: whoever planted the record must not decide that.
@@ -46,7 +79,8 @@ def open(
         trusted: Whoever can write to this place may run code here. Lets `"json"` restore arbitrary objects, and silences the
             warning about `"pkl"` in a place that machines share.
         append_only: Keys may be added, and neither overwritten nor deleted.
-        base_class_for_values: A class that every value written or read must be an instance of.
+        base_class_for_values: A class that every value written or read must be an instance of; a base of `value_type`, where
+            both are given.
         max_bytes: The most bytes a value may have, as stored and decompressed; larger ones are neither written nor read.
         **options: Options of the backend, such as `sync="normal"` for a folder.
 
@@ -54,8 +88,8 @@ def open(
         A dict. Nothing is created on disk before its first write.
 
     Raises:
-        UsageError: Not a place; an unknown scheme, codec, filter or option; or a codec other than the
-            recorded one, with both names.
+        UsageError: Not a place; an unknown scheme, codec, filter or option; a codec other than the recorded one, with both
+            names; or a `value_type` that values cannot be checked against, with the field.
         UntrustedError: The place says that it holds a codec that can run code, and it was not asked for.
         MissingExtraError: Something is not installed; the message says what to type.
         BackendError: The place is something else, or cannot be looked at.
@@ -71,11 +105,11 @@ def open(
         if options:
             text = f"{', '.join(options)}: a backend that is open takes no options"
             raise UsageError(text, place=where.place, hint="Give them to the backend, or give a URL.")
-        chain = _settle_codec(where, codec, filters, trusted, max_bytes)
+        chain = _settle_codec(where, codec, filters, trusted, max_bytes, value_type, base_class_for_values)
         return PersiDict(where, chain, append_only=append_only, base_class_for_values=base_class_for_values)
     backend = open_backend(where, **options)
     try:
-        chain = _settle_codec(backend, codec, filters, trusted, max_bytes)
+        chain = _settle_codec(backend, codec, filters, trusted, max_bytes, value_type, base_class_for_values)
         return PersiDict(backend, chain, append_only=append_only, base_class_for_values=base_class_for_values)
     except BaseException:
         backend.close()
@@ -88,10 +122,14 @@ def _settle_codec(
     filters: str | Filter | Iterable[str | Filter],
     trusted: bool,
     max_bytes: int,
+    value_type: Any = None,
+    base_class: Any = None,
 ) -> Chain:
     """Agree with what the place was recorded with, or record it."""
     recorded = backend.recorded().get("codec")
     chain = Chain((recorded or _DEFAULT) if codec is None else codec, filters, trusted=trusted, max_bytes=max_bytes)
+    if value_type is not None:
+        chain = _typed(chain, value_type, base_class)
     if recorded is None:
         backend.record({"codec": chain.codec.name})
     elif codec is None:
@@ -102,8 +140,20 @@ def _settle_codec(
             place=backend.place,
             hint=f"Open it with codec={recorded!r}, or use another place.",
         )
-    _warn_if_shared(chain, backend)
+    if not trusted:
+        warn_if_shared(chain, backend, stacklevel=3)
     return chain
+
+
+def _typed(chain: Chain, value_type: Any, base_class: Any) -> Chain:
+    from ..codecs.typed import Typed
+
+    typed = Typed(chain.codec, value_type)
+    cls = get_origin(value_type) or value_type
+    if isinstance(base_class, type) and not (isinstance(cls, type) and issubclass(cls, base_class)):
+        problem = f"value_type={typed.spelled} is not a kind of base_class_for_values={base_class.__qualname__}"
+        raise UsageError(problem, hint="Leave base_class_for_values out: value_type says more.")
+    return Chain(typed, chain.filters, trusted=chain.trusted, max_bytes=chain.max_bytes)
 
 
 def _refuse_planted(chain: Chain, backend: Backend) -> None:
@@ -117,13 +167,14 @@ def _refuse_planted(chain: Chain, backend: Backend) -> None:
         )
 
 
-def _warn_if_shared(chain: Chain, backend: Backend) -> None:
-    if chain.codec.safe or chain.authentic or chain.trusted or not backend.shared_by_machines or backend.place in _warned:
+def warn_if_shared(chain: Chain, backend: Backend, *, stacklevel: int) -> None:
+    """Say once for each place that reading from it can run code of whoever writes there."""
+    if chain.codec.safe or chain.authentic or not backend.shared_by_machines or backend.place in _warned:
         return
     _warned.add(backend.place)
     warnings.warn(
         f"{backend.place}: whoever can write there can run code here, because codec {chain.codec.name!r} can. Add the filter "
         "Signed(key), or use msgpack; trusted=True says that you know, and silences this.",
         UntrustedWarning,
-        stacklevel=4,
+        stacklevel=stacklevel + 1,
     )
