@@ -68,8 +68,8 @@ class Cached(Backend):
     call goes on as if there were no copies. Trouble with the remote is raised: a copy never stands in for a remote that
     does not answer, unless nothing is ever asked about it (`append_only`).
 
-    Copies are told apart by the `place` of their remote; those of a `memory:` space are good for one handle in one process. What
-    two remotes of one place do not share, such as the `suffix` of an S3 backend, needs a local place each if append-only.
+    Copies are told apart by the `place` of their remote; those of a `memory:` space are good for one handle in one process.
+    Two remotes of one place that find other values there (S3 with another `suffix`) need a local place each if append-only.
 
     Args:
         remote: Where the values are. Closed together with this.
