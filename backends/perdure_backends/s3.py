@@ -14,6 +14,7 @@ from perdure.errors import BackendError, InvalidKeyError, NotFoundError, NotModi
 from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix, is_key
 
 from ._s3_account import Settings
+from ._s3_answers import moment
 from ._s3_bulk import Crew
 from ._s3_client import Client, flat
 from ._s3_list import Entry, etag_in_list, moment_in_list, pages
@@ -174,14 +175,14 @@ class S3Backend(Backend):
         headers = {"if-none-match": str(if_none_match)} if is_etag(if_none_match) else None
         answer = self._client.send("GET", name, headers=headers, key=key)
         if answer.status == 304:
-            raise NotModified(key=key, place=self.place)
+            raise NotModified(key=key, place=self.place, modified=moment(answer.headers.get("last-modified", "")) or None)
         if answer.status != 200:
             raise NotFoundError(key=key, place=self.place)
         seen = sight(answer.headers, len(answer.body), key, self.place)
         if seen.is_tombstone:
             raise NotFoundError(key=key, place=self.place)
         if seen.etag == if_none_match:  # a server may ignore the condition
-            raise NotModified(key=key, place=self.place)
+            raise NotModified(key=key, place=self.place, modified=seen.modified)
         self._swapper.remember(name, seen.etag, seen.writers)
         return Blob(answer.body, seen.etag, seen.modified)
 

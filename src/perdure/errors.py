@@ -109,7 +109,23 @@ class NotFoundError(PerdureError, KeyError):
 
 
 class NotModified(PerdureError):
-    """`get(if_none_match=etag)` found the same ETag: what the caller holds is still current."""
+    """`get(if_none_match=etag)` found the same ETag: what the caller holds is still current.
+
+    Attributes:
+        modified: When it was written, in seconds since the epoch, where the place said so.
+    """
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        key: object = None,
+        place: str | None = None,
+        hint: str | None = None,
+        modified: float | None = None,
+    ) -> None:
+        super().__init__(problem, key=key, place=place, hint=hint)
+        self.modified = modified
 
 
 class PreconditionError(PerdureError):

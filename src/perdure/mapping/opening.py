@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ..codecs.chain import MAX_BYTES, Chain
@@ -33,6 +34,7 @@ def open(
     append_only: bool = False,
     base_class_for_values: type[Any] | None = None,
     max_bytes: int = MAX_BYTES,
+    cache: str | os.PathLike[str] | Backend | None = None,
     **options: Any,
 ) -> PersiDict[V]: ...
 @overload
@@ -46,6 +48,7 @@ def open(
     append_only: bool = False,
     base_class_for_values: type[Any] | None = None,
     max_bytes: int = MAX_BYTES,
+    cache: str | os.PathLike[str] | Backend | None = None,
     **options: Any,
 ) -> PersiDict[Any]: ...
 def open(
@@ -58,6 +61,7 @@ def open(
     append_only: bool = False,
     base_class_for_values: type[Any] | None = None,
     max_bytes: int = MAX_BYTES,
+    cache: str | os.PathLike[str] | Backend | None = None,
     **options: Any,
 ) -> PersiDict[Any]:
     """Open the dict that a URL, a path or a backend names.
@@ -82,6 +86,9 @@ def open(
         base_class_for_values: A class that every value written or read must be an instance of; a base of `value_type`, where
             both are given.
         max_bytes: The most bytes a value may have, as stored and decompressed; larger ones are neither written nor read.
+        cache: A folder, or another backend, that keeps copies of what is read and written, for a place that is slow or far. A
+            copy is answered only after the place has said that it is current; with `append_only`, at once
+            (`perdure.Cached`). Processes may share it, and it may be removed at any time.
         **options: Options of the backend, such as `sync="normal"` for a folder.
 
     Returns:
@@ -105,15 +112,26 @@ def open(
         if options:
             text = f"{', '.join(options)}: a backend that is open takes no options"
             raise UsageError(text, place=where.place, hint="Give them to the backend, or give a URL.")
-        chain = _settle_codec(where, codec, filters, trusted, max_bytes, value_type, base_class_for_values)
-        return PersiDict(where, chain, append_only=append_only, base_class_for_values=base_class_for_values)
-    backend = open_backend(where, **options)
+        backend = where
+    else:
+        backend = open_backend(where, **options)
     try:
         chain = _settle_codec(backend, codec, filters, trusted, max_bytes, value_type, base_class_for_values)
+        if cache is not None:
+            backend = _with_copies(backend, cache, append_only)
         return PersiDict(backend, chain, append_only=append_only, base_class_for_values=base_class_for_values)
     except BaseException:
-        backend.close()
+        if backend is not where:
+            backend.close()
         raise
+
+
+def _with_copies(backend: Backend, cache: str | os.PathLike[str] | Backend, append_only: bool) -> Backend:
+    from ..wrappers.cached import Cached
+
+    if isinstance(cache, (str, os.PathLike)):
+        cache = open_backend(Path(os.path.expanduser(cache)), sync="normal")
+    return Cached(backend, cache, append_only=append_only)
 
 
 def _settle_codec(

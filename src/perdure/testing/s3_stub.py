@@ -124,7 +124,7 @@ class S3Stub:
         if there is None:
             return _error(404, "NoSuchKey")
         if headers.get("if-none-match") == etag:
-            return _Answer(304, f"etag: {etag}\r\n")
+            return _Answer(304, f"etag: {etag}\r\nlast-modified: {there.modified}\r\n")
         about = f"etag: {etag}\r\nlast-modified: {there.modified}\r\ncontent-length: {len(there.data)}\r\n{there.metadata}"
         return _Answer(200, about, there.data)
 

@@ -63,7 +63,7 @@ class Cached(Backend):
     """A backend that keeps copies of another one's values in a local place. It is the remote in all but the cost of reading.
 
     Safe for threads, processes and forked children; pickles where both parts do. Writes go to the remote first and are copied
-    when it has taken them; the time of a value written here is by the clock of this machine as long as its copy is answered.
+    when it has taken them. With `append_only`, the time of a value written here is by the clock of this machine.
     Trouble with the local place (a full disk, missing permissions) fails no call: it is counted, warned about once, and the
     call goes on as if there were no copies. Trouble with the remote is raised: a copy never stands in for a remote that
     does not answer, unless nothing is ever asked about it (`append_only`).
@@ -106,6 +106,16 @@ class Cached(Backend):
         self._bind()
         self._refuse_values_of_others()
         _instances.add(self)
+
+    @property
+    def remote(self) -> Backend:
+        """Where the values are."""
+        return self._remote
+
+    @property
+    def local(self) -> Backend:
+        """Where the copies are."""
+        return self._local
 
     def _bind(self) -> None:
         place = self.place
@@ -155,11 +165,12 @@ class Cached(Backend):
         """Get a value by one request; `theirs` is the ETag that the caller holds the bytes of."""
         try:
             blob = self._remote.get(key, if_none_match=theirs if copy is None else copy.etag)
-        except NotModified:
+        except NotModified as error:
             if copy is None or copy.etag == theirs:
                 raise
             self.hits += 1
-            return copy
+            # Of what was written here only the remote knows the time.
+            return copy if error.modified is None else copy._replace(modified=error.modified)
         except NotFoundError:
             if copy is not None:
                 self._drop(key)
