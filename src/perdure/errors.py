@@ -14,6 +14,7 @@
     │   └── UntrustedError                reading them could run code, or their signature does not fit
     ├── PolicyError (TypeError)           read-only, write-once, append-only: not allowed here by design
     ├── UsageError (ValueError)           a URL, an option or a setting is wrong: change the call
+    │   └── UsageTypeError (TypeError)        ... as it is of the wrong type
     ├── MissingExtraError (ImportError)   an optional dependency is not installed: the message says what to type
     └── BackendError (OSError, RuntimeError)   the place itself failed
         ├── UnavailableError              ... for the moment: the same call may work later
@@ -46,6 +47,7 @@ __all__ = [
     "UntrustedError",
     "UntrustedWarning",
     "UsageError",
+    "UsageTypeError",
 ]
 
 
@@ -197,6 +199,10 @@ class UntrustedWarning(UserWarning):
 
 class UsageError(PerdureError, ValueError):
     """The call itself is wrong: an unknown scheme or option, or settings that contradict what the place was written with."""
+
+
+class UsageTypeError(UsageError, TypeError):
+    """An argument is of the wrong type."""
 
 
 class MissingExtraError(PerdureError, ImportError):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import NotFoundError, NotModified, PreconditionError, UsageError
+from ..errors import NotFoundError, NotModified, PreconditionError, UsageError, UsageTypeError
 from ..keys import join_key
 from ..protocol import ABSENT, NOT_KEPT, Condition, ETag, Meta
 from .core import Core, Key
@@ -315,11 +315,11 @@ def _written(actual: ETagIfExists, etag: ETag, value: V) -> ConditionalOperation
 
 def _check(condition: object, retrieve: object) -> None:
     if not isinstance(condition, ETagConditionFlag):
-        hint = "It is ANY_ETAG, ETAG_IS_THE_SAME or ETAG_HAS_CHANGED."
-        raise UsageError(f"{condition!r} is not a condition", hint=hint)
+        known = "ANY_ETAG, ETAG_IS_THE_SAME or ETAG_HAS_CHANGED"
+        raise UsageError(f"condition must be {known}, not {condition!r:.80}")
     if not isinstance(retrieve, RetrieveValueFlag):
-        hint = "It is ALWAYS_RETRIEVE, IF_ETAG_CHANGED or NEVER_RETRIEVE."
-        raise UsageError(f"{retrieve!r} does not say what to retrieve", hint=hint)
+        known = "ALWAYS_RETRIEVE, IF_ETAG_CHANGED or NEVER_RETRIEVE"
+        raise UsageTypeError(f"retrieve_value must be {known}, not {retrieve!r:.80}")
 
 
 def _number_of_retries(n_retries: Any) -> int | None:
@@ -328,7 +328,7 @@ def _number_of_retries(n_retries: Any) -> int | None:
     try:
         number = int(n_retries)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"n_retries is a number or None, not {n_retries!r}") from error
+        raise UsageTypeError(f"n_retries is a number or None, not {n_retries!r}") from error
     if number < 0:
         raise UsageError(f"n_retries is {number}", hint="0 tries once, None goes on until it wins.")
     return number

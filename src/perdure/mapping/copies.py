@@ -54,7 +54,12 @@ class _InDicts(Cached):
             raise
 
     def head(self, key: str) -> Meta:
-        return self._main.backend.head(key)
+        try:
+            return self._main.backend.head(key)
+        except NotFoundError:
+            if not self._append_only:
+                self._drop(key)
+            raise
 
     def _keep_written(self, key: str, data: bytes, etag: ETag) -> None:
         super()._keep_written(key, data, etag)
