@@ -1,20 +1,16 @@
 """asyncio over any backend: `InThread(backend)` runs each call in a worker thread.
 
-The core is synchronous and this is the one adapter; there is no bridge the other way. A call costs about 50 µs more than the
-same call without it, so a place with a real asyncio client should implement `AsyncBackend` itself.
+A call costs about 50 µs more than the same call without it, so a place with a real asyncio client should implement
+`AsyncBackend` itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import islice
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterable, Mapping
 
-from .protocol import AsyncBackend, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta
-
-T = TypeVar("T")
-_PAGE = 256  # entries a listing hands over at once: one thread hop for each would cost more than the listing
+from ..protocol import AsyncBackend, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta
+from .stream import in_pages
 
 
 class InThread(AsyncBackend):
@@ -43,11 +39,11 @@ class InThread(AsyncBackend):
         await asyncio.to_thread(self.backend.delete, key, if_match=if_match)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[Meta]:
-        async for meta in _in_pages(await asyncio.to_thread(self.backend.scan, prefix)):
+        async for meta in in_pages(await asyncio.to_thread(self.backend.scan, prefix), asyncio.to_thread):
             yield meta
 
     async def keys(self, prefix: str = "") -> AsyncIterator[str]:
-        async for key in _in_pages(await asyncio.to_thread(self.backend.keys, prefix)):
+        async for key in in_pages(await asyncio.to_thread(self.backend.keys, prefix), asyncio.to_thread):
             yield key
 
     async def contains(self, key: str) -> bool:
@@ -70,9 +66,3 @@ class InThread(AsyncBackend):
 
     def __repr__(self) -> str:
         return f"InThread({self.backend!r})"
-
-
-async def _in_pages(entries: Iterator[T]) -> AsyncIterator[T]:
-    while page := await asyncio.to_thread(lambda: list(islice(entries, _PAGE))):
-        for entry in page:
-            yield entry
