@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ def folder(where: str | None = None) -> Iterator[str]:
 
 def diskcache(stack: ExitStack, path: str, notes: list[str], **settings: Any) -> Any | None:
     """diskcache.Cache, or `None` and a note."""
-    module = _optional("diskcache", notes)
+    module = optional("diskcache", notes)
     if module is None:
         return None
     return stack.enter_context(module.Cache(path, **settings))
@@ -32,15 +33,42 @@ def diskcache(stack: ExitStack, path: str, notes: list[str], **settings: Any) ->
 
 def persidict(path: str, notes: list[str]) -> Any | None:
     """persidict.FileDirDict with pickle, or `None` and a note."""
-    module = _optional("persidict", notes)
+    module = optional("persidict", notes)
     return None if module is None else module.FileDirDict(base_dir=path, serialization_format="pkl")
 
 
-def _optional(name: str, notes: list[str]) -> Any | None:
+def persidict_on_s3(
+    kind: str, endpoint: str, stack: ExitStack, notes: list[str], bucket: str = "persidict", **settings: Any
+) -> Any | None:
+    """persidict.BasicS3Dict or S3Dict, or `None` and a note."""
+    module = optional("persidict", notes)
+    if module is None:
+        return None
+    os.environ["AWS_ENDPOINT_URL"] = endpoint  # it takes no other word for it
+    stack.callback(os.environ.pop, "AWS_ENDPOINT_URL", None)
+    return getattr(module, kind)(bucket_name=bucket, region="us-east-1", **settings)
+
+
+def sqlitedict(stack: ExitStack, path: str, notes: list[str], sync: str) -> Any | None:
+    """sqlitedict.SqliteDict that promises as much as the others in its row, or `None` and a note."""
+    module = optional("sqlitedict", notes)
+    if module is None:
+        return None
+    mapping = module.SqliteDict(path, journal_mode="WAL", outer_stack=False)
+    stack.callback(mapping.close)
+    mapping.conn.execute(f"PRAGMA synchronous = {sync}")
+    notes.append(f"sqlitedict: with journal_mode=WAL, synchronous={sync} (of itself it has OFF) and a commit after each call")
+    return mapping
+
+
+def optional(name: str, notes: list[str], package: str | None = None) -> Any | None:
+    """The module, or `None` and a note that says what to install."""
     try:
         return import_module(name)
     except ImportError:
-        notes.append(f"{name} is not installed: left out. pip install {name}")
+        note = f"{package or name} is not installed: left out. pip install '{package or name}'"
+        if note not in notes:
+            notes.append(note)
         return None
 
 
@@ -51,3 +79,23 @@ def setter(mapping: Any, value: object = VALUE) -> Any:
         mapping[key] = value
 
     return set_item
+
+
+def setter_with_commit(mapping: Any, value: object = VALUE) -> Any:
+    """The same where a write lasts only after a commit."""
+
+    def set_item(key: Any) -> None:
+        mapping[key] = value
+        mapping.commit()
+
+    return set_item
+
+
+def one_by_one(mapping: Any, value: object = VALUE) -> Any:
+    """`mapping[key] = value` for each key, as a function of the keys."""
+
+    def set_items(keys: Any) -> None:
+        for key in keys:
+            mapping[key] = value
+
+    return set_items

@@ -1,4 +1,4 @@
-"""A folder: beside the same system calls by hand, persidict's FileDirDict and diskcache."""
+"""A folder: beside the same system calls by hand, persidict's FileDirDict, diskcache and py-key-value."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from typing import Any
 
 import perdure
 
-from . import contestants
-from .contestants import DATA, FLAT, NESTED, TUPLES, VALUE, setter
-from .floors import Files, with_data, with_value
+from . import awaited, contestants
+from .contestants import DATA, FLAT, NESTED, TUPLES, VALUE, one_by_one, setter
+from .floors import Files, all_with_value, with_data, with_value
 from .harness import FLOOR, Effort, Goal, Row, race
 
 _BACKEND, _DICT, _OPEN = "perdure, backend", "perdure, dict", "by hand, with open()"
+_MANY, _ONE_BY_ONE = "perdure, set_many", "perdure, d[k] = v for each"
 
 
 def run(effort: Effort, where: str | None = None) -> list[Row]:
     """Measure everything in new folders below `where`."""
     with ExitStack() as stack:
         root = stack.enter_context(contestants.folder(where))
-        return [*_reads(root, stack, effort), *_writes(root, stack, effort), *_listings(root, stack, effort)]
+        rows = [*_reads(root, stack, effort), *_writes(root, stack, effort), _many(root, stack, effort)]
+        return [*rows, *_listings(root, stack, effort)]
 
 
 def _fill(put: Any, value: object) -> None:
@@ -49,11 +51,20 @@ def _reads(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
         for key in (*FLAT, *TUPLES):
             mapping[key] = VALUE
 
+    more_notes = list(notes)
+    store = awaited.file_store(stack, f"{root}/key-value", more_notes)
+    if store is not None:
+        for key in FLAT:
+            store.set(key)
+
     def entry(name: str, keys: list[str], goals: list[Goal]) -> Row:
-        racing = {FLOOR: floor_values.get, _OPEN: floor_values.get_by_open, _DICT: ours.__getitem__}
+        racing: dict[str, Any] = {FLOOR: floor_values.get, _OPEN: floor_values.get_by_open, _DICT: ours.__getitem__}
         racing |= {name: peer.__getitem__ for name, peer in peers.items()}
+        if store is not None and keys is not NESTED:
+            racing["py-key-value"] = store.get
         own = dict.fromkeys((_DICT, *peers), TUPLES) if keys is NESTED else {}
-        return race("file", name, racing, keys, effort, own=own, goals=goals, notes=notes)
+        said = notes if keys is NESTED else more_notes
+        return race("file", name, racing, keys, effort, own=own, goals=goals, notes=said)
 
     rows = [
         race("file", "get bytes", {FLOOR: floor_bytes.get_bytes, _BACKEND: backend.get}, FLAT, effort),
@@ -90,6 +101,8 @@ def _writes(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
         # What the others promise decides in which of the two rows they belong.
         if sync == "full" and (theirs := contestants.persidict(f"{root}/persidict-{sync}", notes)) is not None:
             racing["persidict"] = setter(theirs)
+        if sync == "full" and (store := awaited.file_store(stack, f"{root}/key-value-{sync}", notes)) is not None:
+            racing["py-key-value"] = store.set
         if sync == "normal" and (theirs := contestants.diskcache(stack, f"{root}/diskcache-{sync}", notes)) is not None:
             racing["diskcache"] = setter(theirs)
         for put in racing.values():
@@ -104,6 +117,23 @@ def _writes(root: str, stack: ExitStack, effort: Effort) -> list[Row]:
         goals = [Goal(_DICT, limit)]
         rows.append(race("file", f"set a small dict, sync={sync}, key a/b", nested, NESTED, effort, own=own, goals=goals))
     return rows
+
+
+def _many(root: str, stack: ExitStack, effort: Effort) -> Row:
+    """Many items at once beside one after another, durably."""
+    notes: list[str] = []
+    keys = [f"key{i:04}" for i in range(200 if effort.quick else 1000)]
+    items = dict.fromkeys(keys, VALUE)
+    floor = Files(f"{root}/floor-many")
+    ours = perdure.open(f"{root}/dict-many")
+    racing: dict[str, Any] = {FLOOR: all_with_value(floor.put_many_full, VALUE), _MANY: lambda _: ours.set_many(items)}
+    racing[_ONE_BY_ONE] = one_by_one(ours)
+    if (theirs := contestants.persidict(f"{root}/persidict-many", notes)) is not None:
+        racing["persidict, update"] = lambda _: theirs.update(items)
+    notes.append("the floor has one syncfs for all values and one fsync for all names")
+    workload = f"set_many of {len(keys)} small dicts, per item, sync=full"
+    goals = [Goal(_MANY, 1 / 3, of=_ONE_BY_ONE)]
+    return race("file", workload, racing, [keys], effort, goals=goals, per=len(keys), notes=notes)
 
 
 def _listings(root: str, stack: ExitStack, effort: Effort) -> list[Row]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import socket
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from time import time
 from typing import Any
@@ -68,8 +69,44 @@ class Files:
         os.close(fd)
         os.replace(temporary, f"{self.root}/{key}")
 
+    def put_many_full(self, items: Mapping[str, bytes]) -> None:
+        """Write all of them, make all that is written durable in one go, replace, and make the names durable."""
+        for number, data in enumerate(items.values()):
+            fd = os.open(f"{self.root}/temporary{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.write(fd, data)
+            os.close(fd)
+        folder = os.open(self.root, os.O_RDONLY)
+        _sync_whole(folder)
+        for number, key in enumerate(items):
+            os.replace(f"{self.root}/temporary{number}", f"{self.root}/{key}")
+        os.fsync(folder)
+        os.close(folder)
+
     def contains(self, key: str) -> bool:
         return os.access(f"{self.root}/{key}", os.F_OK)
+
+
+def _sync_whole(fd: int) -> None:
+    """Make durable what is written to the file system of an open file; where that cannot be said, to all of them."""
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "syncfs"):
+        os.sync()
+    elif library.syncfs(fd) != 0:
+        raise OSError("syncfs failed")
+
+
+def newest_file(folder: str) -> tuple[float, str]:
+    """When the newest file below a folder was written, and its path: what everybody would write."""
+    newest = 0.0, ""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found = newest_file(entry.path)
+            else:
+                found = entry.stat(follow_symlinks=False).st_mtime, entry.path
+            if found > newest:
+                newest = found
+    return newest
 
 
 class Table:
@@ -90,6 +127,12 @@ class Table:
     def put(self, key: str, data: bytes) -> None:
         # A new version each time: SQLite writes nothing at all where a row stays the same.
         self.db.execute(PUT, (key, f"{next(self.versions):016x}", time(), data))
+
+    def put_many(self, items: Mapping[str, bytes]) -> None:
+        now = time()
+        self.db.execute("BEGIN")
+        self.db.executemany(PUT, [(key, f"{next(self.versions):016x}", now, data) for key, data in items.items()])
+        self.db.execute("COMMIT")
 
     def contains(self, key: str) -> bool:
         return self.db.execute("SELECT 1 FROM blobs WHERE key = ?", (key,)).fetchone() is not None
@@ -156,3 +199,8 @@ def with_data(put: Callable[[str, bytes], object], data: bytes) -> Callable[[str
 def with_value(put: Callable[[str, bytes], object], value: object) -> Callable[[str], object]:
     """The same, with the value pickled each time."""
     return lambda key: put(key, pickle.dumps(value, protocol=5))
+
+
+def all_with_value(put_many: Callable[[dict[str, bytes]], object], value: object) -> Callable[[Sequence[str]], object]:
+    """A function of many keys, with the value pickled for each."""
+    return lambda keys: put_many({key: pickle.dumps(value, protocol=5) for key in keys})

@@ -103,10 +103,10 @@ class Row:
         """The row as a small table."""
         lines = [f"{self.place}: {self.workload}  [{self.unit or 'number'}]"]
         for entry in self.entries:
-            spread = f"{_short(entry.low)} .. {_short(entry.high)}"
-            ratio = f"{entry.ratio:.2f} ×" if entry.ratio else ""
-            more = "  ".join(f"{name} {_short(value)}" for name, value in entry.more.items())
-            lines.append(f"  {entry.name:<34}{_short(entry.median):>9}  {spread:>17}{ratio:>10}  {more}".rstrip())
+            spread = f"  {_short(entry.low)} .. {_short(entry.high)}"
+            noise = f"{spread:>19}{entry.ratio:>8.2f} ×" if entry.ratio else spread if entry.low < entry.high else ""
+            more = "".join(f"  {name} {_short(value)}" for name, value in entry.more.items())
+            lines.append(f"  {entry.name:<34}{_short(entry.median):>9}{noise}{more}")
         for verdict in self.verdicts:
             state = "reached" if verdict.reached else "NOT REACHED"
             lines.append(f"  {verdict.who}, {verdict.goal}: {_short(verdict.measured)} of {_short(verdict.limit)}, {state}")
@@ -171,6 +171,11 @@ def _plan(call: Callable[[Any], object], arguments: Sequence[Any], effort: Effor
 
 def _time(call: Callable[[Any], object], arguments: Sequence[Any]) -> float:
     clock = time.perf_counter
+    each = getattr(call, "each", None)
+    if each is not None:  # coroutines: see `awaited`
+        began = clock()
+        each(arguments)
+        return (clock() - began) / len(arguments)
     began = clock()
     for argument in arguments:
         call(argument)

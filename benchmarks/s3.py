@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import pickle
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import perdure
 from perdure.testing import servers
-from perdure.testing.s3_stub import S3Stub
 
-from . import contestants
-from .floors import Http
-from .harness import FLOOR, Effort, Goal, Row, Verdict, judge, race
+from . import contestants, s3_requests
+from .contestants import VALUE
+from .floors import Files, Http
+from .harness import FLOOR, Effort, Goal, Row, Verdict, race
 
-_BACKEND = "perdure, backend"
+_BACKEND, _MANY, _CACHED = "perdure, backend", "perdure, set_many", s3_requests.CACHED
 _IN_FLIGHT = 32
 _KILOBYTE = b"x" * 1024
 
 
 def run(effort: Effort, where: str | None = None) -> list[Row]:
-    """Measure everything; `where` is not used."""
-    rows = [_requests()]
+    """Measure everything; copies are in new folders below `where`."""
+    rows = [s3_requests.of_backend(), s3_requests.of_dicts(where), _read_append_only(effort, where)]
     for latency in (10,) if effort.quick else (10, 50):
         slow = replace(effort, rounds=5 if effort.quick else 41 if latency == 10 else 15, limit=5.0)
         with servers.stub(latency / 1000) as server, server.environment(), ExitStack() as stack:
-            rows += _measure(server.endpoint_url, latency, stack, slow)
+            rows += _measure(server.endpoint_url, latency, stack, slow, where)
     return rows
 
 
-def _measure(endpoint: str, latency: int, stack: ExitStack, effort: Effort) -> list[Row]:
+def _measure(endpoint: str, latency: int, stack: ExitStack, effort: Effort, where: str | None) -> list[Row]:
     notes: list[str] = []
     port = urlsplit(endpoint).port or 0
     http = Http(port, _IN_FLIGHT)
@@ -71,7 +70,7 @@ def _measure(endpoint: str, latency: int, stack: ExitStack, effort: Effort) -> l
         looks["boto3"] = lambda key: boto.head_object(Bucket="boto3", Key=key)
         bulk_set["boto3, 32 threads"] = lambda _: list(pool.map(put, keys))
         bulk_get["boto3, 32 threads"] = lambda _: list(pool.map(get, keys))
-    theirs = _persidict(endpoint, stack, notes)
+    theirs = contestants.persidict_on_s3("BasicS3Dict", endpoint, stack, notes)
     if theirs is not None:
         puts["persidict"] = contestants.setter(theirs, _KILOBYTE)
         gets["persidict"] = theirs.__getitem__
@@ -102,7 +101,9 @@ def _measure(endpoint: str, latency: int, stack: ExitStack, effort: Effort) -> l
         row(
             "get 500 × 1 KB, per key,", bulk_get, [None], [Goal(_BACKEND, of=None, plus=0.7 + top)], per=len(keys), notes=notes
         ),
+        _set_many(endpoint, http, stack, row, 0.7 + top, notes),
         _listing(endpoint, http, boto, backend, row, notes),
+        _read_again(endpoint, latency, http, stack, row, few, where),
     ]
 
 
@@ -130,6 +131,76 @@ def _listing(endpoint: str, http: Http, boto: Any, backend: Any, row: Callable[.
     return row("list 5000 keys", racing, [None], [Goal(_BACKEND, 4.0)], notes=notes)
 
 
+def _set_many(endpoint: str, http: Http, stack: ExitStack, row: Callable[..., Row], goal: float, notes: list[str]) -> Row:
+    """Small items of a dict at once."""
+    keys = [f"key{i:04}" for i in range(1000)]
+    items = dict.fromkeys(keys, VALUE)
+    ours = stack.enter_context(perdure.open("s3://ours/many", endpoint_url=endpoint))
+    body = ours.chain.encode(VALUE, keys[0])
+    racing: dict[str, Any] = {
+        FLOOR: lambda _: http.ask_all("PUT", [f"/floor/{key}" for key in keys], body),
+        _MANY: lambda _: ours.set_many(items),
+    }
+    goals = [Goal(_MANY, of=None, plus=goal)]
+    notes = [*notes, "persidict's update puts one after another: see what one costs"]
+    return row(f"set_many of {len(keys)} small dicts, per item,", racing, [None], goals, per=len(keys), notes=notes)
+
+
+def _read_again(
+    endpoint: str, latency: int, http: Http, stack: ExitStack, row: Callable[..., Row], keys: list[str], where: str | None
+) -> Row:
+    """A value that is known and has not changed: one request, whose answer has no body."""
+    notes: list[str] = []
+    root = stack.enter_context(contestants.folder(where))
+    files = _files_with_copies(root, keys)
+    dicts = s3_requests.copies(endpoint, root, stack, notes, append_only=False)
+
+    def by_hand(key: str) -> object:
+        http.ask("GET", f"/floor/absent-{key}")  # no body comes back, as with 304
+        return files.get(key)
+
+    racing: dict[str, Any] = {FLOOR: by_hand}
+    for name, d in dicts.items():
+        racing[name] = d.__getitem__
+        for key in keys:
+            d[key] = _KILOBYTE
+    goals = [Goal(_CACHED, of=None, plus=latency + 3)]
+    found = row("get 1 KB that has a copy and is unchanged", racing, keys, goals, notes=notes)
+    return _with_requests(found, s3_requests.of_reading_again(where, append_only=False), 1)
+
+
+def _read_append_only(effort: Effort, where: str | None) -> Row:
+    """A value that is known and never changes: no request, so it is of no account how far the bucket is."""
+    notes: list[str] = []
+    keys = [f"key{i:04}" for i in range(100)]
+    with s3_requests.counting() as server, ExitStack() as stack:
+        root = stack.enter_context(contestants.folder(where))
+        racing: dict[str, Any] = {FLOOR: _files_with_copies(root, keys).get}
+        for name, d in s3_requests.copies(server.endpoint_url, root, stack, notes, append_only=True).items():
+            racing[name] = d.__getitem__
+            for key in keys:
+                d[key] = _KILOBYTE
+        goals = [Goal(_CACHED, of=None, plus=15)]
+        found = race("s3", "get 1 KB that has a copy, append-only", racing, keys, effort, goals=goals, notes=notes)
+    return _with_requests(found, s3_requests.of_reading_again(where, append_only=True), 0)
+
+
+def _files_with_copies(root: str, keys: list[str]) -> Files:
+    files = Files(f"{root}/floor")
+    for key in keys:
+        files.put_normal(key, pickle.dumps(_KILOBYTE, protocol=5))
+    return files
+
+
+def _with_requests(row: Row, sent: dict[str, float], limit: int) -> Row:
+    """Add what the server counted."""
+    for entry in row.entries:
+        if entry.name in sent:
+            entry.more["requests"] = sent[entry.name]
+    row.verdicts.append(Verdict(_CACHED, f"≤ {limit} requests", sent[_CACHED], limit, sent[_CACHED] <= limit))
+    return row
+
+
 def _boto3(endpoint: str, notes: list[str]) -> Any | None:
     try:
         import boto3
@@ -138,75 +209,3 @@ def _boto3(endpoint: str, notes: list[str]) -> Any | None:
         notes.append("boto3 is not installed: left out. pip install boto3")
         return None
     return boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=_IN_FLIGHT))
-
-
-def _persidict(endpoint: str, stack: ExitStack, notes: list[str]) -> Any | None:
-    try:
-        import persidict
-    except ImportError:
-        notes.append("persidict is not installed: left out. pip install persidict")
-        return None
-    os.environ["AWS_ENDPOINT_URL"] = endpoint
-    stack.callback(os.environ.pop, "AWS_ENDPOINT_URL")
-    return persidict.BasicS3Dict(bucket_name="persidict", region="us-east-1")
-
-
-# -------------------------------------------------------------------------------------------------------------- requests
-
-
-class _Counting(S3Stub):
-    """Counts the requests it answers."""
-
-    requests = 0
-
-    def _answer(self, *request: Any) -> Any:
-        self.requests += 1
-        return super()._answer(*request)
-
-
-@contextmanager
-def _counting() -> Iterator[_Counting]:
-    server = _Counting()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with servers.S3Server("stub", server.endpoint_url, "ak", "sk").environment():
-        yield server
-
-
-def _requests() -> Row:
-    """How many requests each operation sends, after the first of its kind."""
-    with _counting() as server:
-        url = "s3://bucket/prefix"
-        backend = perdure.open_backend(url, endpoint_url=server.endpoint_url, create=True)
-        d = perdure.open(backend)
-
-        def add(n: Any) -> Any:
-            return n + 1
-
-        d["n"] = 0
-        d.transform_item("n", transformer=add)  # here the self-test of the server
-        etag = d.etag("n")
-        steps: dict[str, tuple[int, Callable[[], object]]] = {
-            "get": (1, lambda: d["n"]),
-            "put": (1, lambda: d.__setitem__("n", 1)),
-            "contains": (1, lambda: "n" in d),
-            "get, absent": (1, lambda: d.get("absent")),
-            "delete": (1, lambda: backend.delete("absent")),
-            "compare-and-swap from what is read": (2, lambda: d.transform_item("n", transformer=add)),
-            "compare-and-swap from a known ETag": (1, lambda: backend.put("m", b"2", if_match=etag)),
-            "1000 names": (1, lambda: list(backend.keys())),
-        }
-        samples: dict[str, list[float]] = {}
-        verdicts = []
-        for name, (limit, step) in steps.items():
-            etag = backend.put("m", b"1")
-            before = server.requests
-            step()
-            sent = server.requests - before
-            samples[name] = [sent]
-            verdicts.append(Verdict(name, f"≤ {limit} requests", sent, limit, sent <= limit))
-        backend.close()
-    row = judge("s3", "requests for each operation", "", samples)
-    for entry in row.entries:
-        entry.ratio = 0.0  # nothing to compare
-    row.verdicts = verdicts
-    return row

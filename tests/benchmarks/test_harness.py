@@ -20,7 +20,7 @@ def test_a_quick_run_prints_its_rows_and_writes_json(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "memory", "--quick", "--json", str(target)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "memory: get a small dict" in run.stdout
+    assert "memory: get bytes" in run.stdout
     found = json.loads(target.read_text())
     assert found["format"] == 1
     assert found["quick"] is True
