@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from itertools import count, islice
 from time import perf_counter, sleep
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
@@ -189,7 +190,7 @@ class Core(NotAValue, Generic[V]):
         error.at(place=self.backend.place)
 
     def _unfit(self, value: NotAValue, path: str) -> PolicyError:
-        if isinstance(value, Core):
+        if not isinstance(value, Enum):  # so it is no flag
             text, hint = "a dict like this one cannot be a value", "Store dict(d) for its data, or its URL to find it again."
         elif isinstance(value, Joker):
             text, hint = f"{value!r} is a command, not a value", "Where it is allowed, write d[key] = joker."
