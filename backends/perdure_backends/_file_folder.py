@@ -1,4 +1,5 @@
-"""What a folder keeps for itself: the marker, 64 locks, and the temporary file of whoever holds one of them."""
+"""What a folder keeps for itself: the marker, 64 locks, the temporary file of whoever holds one of them, and folders in which
+several values are written at once."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from ._system import sync_folder
 
 STRIPES = 64
 ATTEMPTS = 100  # writes under which the folder vanishes begin again this often
+_BATCH = "batch-"
 _lasting: set[str] = set()  # folders whose names this process has made durable, and those of all above them
 
 
@@ -161,8 +163,8 @@ class OwnFolder:
                 continue  # a parent we may not read: then it is not we who could have made a folder in it
         _lasting.update(way)
 
-    def make(self, folder: str, *, parents: bool = False) -> None:
-        """Make a folder durably, where it is missing."""
+    def make(self, folder: str, *, parents: bool = False, durable: bool = True) -> None:
+        """Make a folder where it is missing, durably unless the caller sees to that."""
         missing = [folder]
         while parents and not os.path.isdir(parent := os.path.dirname(missing[-1])) and parent != missing[-1]:
             missing.append(parent)
@@ -173,12 +175,68 @@ class OwnFolder:
                 if stands_in_the_way(path):
                     raise
                 continue
-            if self._durable:
+            if durable and self._durable:
                 sync_folder(os.path.dirname(path))
+
+    def open_batch(self) -> tuple[str, int]:
+        """Make a folder to write several values in, with a lock in it, which the caller takes and holds as long as it needs
+        the folder: that keeps it from being swept. Return the folder and a descriptor of the lock.
+
+        Raises:
+            BackendError: There is no folder whatever we do.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                if not self.ready:
+                    self.prepare()
+                self.sweep_batches()  # here, too: who is killed again and again may never have to prepare
+                folder = f"{self._temporaries}{_BATCH}{os.urandom(8).hex()}"
+                os.mkdir(folder)
+                try:
+                    return folder, open_lock(os.path.join(folder, "lock"))
+                except BaseException:
+                    remove_batch(folder)
+                    raise
+            except FileNotFoundError:
+                self.ready = False  # removed under us
+        raise self.gone(self.path)
+
+    def sweep_batches(self, *, remove: bool = True) -> list[str]:
+        """Find, and remove, folders of killed writers. Whoever is alive holds the lock in its folder, and is left alone."""
+        found = []
+        try:
+            names = os.listdir(self._temporaries)
+        except FileNotFoundError:
+            return []
+        for name in names:
+            folder = self._temporaries + name
+            if not name.startswith(_BATCH) or os.path.islink(folder):
+                continue
+            try:
+                fd = open_lock(os.path.join(folder, "lock"))
+            except OSError:
+                continue  # removed meanwhile, no folder, or another user's, and whoever can remove it will do so
+            try:
+                flock(fd, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                continue
+            finally:
+                if fd in held:
+                    flock(fd, LOCK_UN)
+                close_lock(fd)
+            if not os.path.isdir(folder):
+                continue
+            try:
+                if remove:
+                    remove_batch(folder)
+            except PermissionError:
+                continue
+            found.append(folder)
+        return found
 
     def sweep(self, *, remove: bool = True) -> list[str]:
         """Find, and remove, the files of killed writers. A live writer holds its lock, and is left alone."""
-        found = []
+        found = self.sweep_batches(remove=remove)
         try:
             names = os.listdir(self._temporaries)
         except FileNotFoundError:
@@ -204,6 +262,24 @@ class OwnFolder:
                     flock(fd, LOCK_UN)
                 close_lock(fd)
         return found
+
+
+def remove_batch(folder: str) -> None:
+    """Remove a folder for several values whose lock was free, and is not open any more: Windows would not remove it then.
+
+    Others may be at it, too. If its writer had only just made it, that finds it gone, and begins again.
+    """
+    try:
+        for name in sorted(os.listdir(folder), key="lock".__eq__):
+            try:
+                os.unlink(os.path.join(folder, name))
+            except FileNotFoundError:
+                pass
+        os.rmdir(folder)
+    except OSError as error:
+        # Gone, or somebody who sweeps was about to open the lock, and has made it again.
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def stands_in_the_way(path: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ._file_errors import explain
 from ._file_names import RESERVED_FOLDER, Names
@@ -23,6 +23,28 @@ class Listing:
 
     def keys(self, prefix: str) -> Iterator[Iterable[str]]:
         """The keys below a prefix, folder by folder."""
+        for above, files in self._walk(prefix):
+            segments = self._names.segments([entry.name for entry in files])
+            yield [above + segment for segment in segments] if above else segments
+
+    def times(self, prefix: str, time: Callable[[os.stat_result], float]) -> Iterator[tuple[str, float]]:
+        """The keys below a prefix, and what `time` makes of the state of their files."""
+        for above, files in self._walk(prefix):
+            ours = [entry for entry in files if entry.name.endswith(self._names.suffix)]
+            segments = list(self._names.segments([entry.name for entry in ours]))
+            if len(segments) < len(ours):  # others' files are among them still
+                ours = [entry for entry in ours if list(self._names.segments([entry.name]))]
+            for segment, entry in zip(segments, ours, strict=True):
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # deleted since its name was read
+                except OSError as error:
+                    raise explain(error, above + segment, self._place, "look at") from error
+                yield above + segment, time(info)
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+        """The files in each folder below a prefix, with the prefix of that folder."""
         names = self._names
         folder = os.path.join(self._root, *map(names.folder, prefix.split("/")[:-1]))
         # A link in place of a folder leads out of this one; the root itself is the user's own choice.
@@ -33,13 +55,11 @@ class Listing:
             folder, prefix = ahead.pop()
             try:
                 # A whole folder at once: what happens to it between two of our yields cannot repeat or hide a name.
-                files, others = [], []
+                files: list[os.DirEntry[str]] = []
+                others: list[os.DirEntry[str]] = []
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        if entry.is_file(follow_symlinks=False):
-                            files.append(entry.name)
-                        else:
-                            others.append(entry)
+                        (files if entry.is_file(follow_symlinks=False) else others).append(entry)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -49,8 +69,7 @@ class Listing:
                     segment = names.folder_segment(entry.name)
                     if segment is not None:
                         ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
-            segments = names.segments(files)
-            yield [prefix + segment for segment in segments] if prefix else segments
+            yield prefix, files
 
     def _steps(self, folder: str) -> Iterator[str]:
         while folder != self._root:

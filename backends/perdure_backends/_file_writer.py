@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from perdure.errors import BackendError, PreconditionError, UnknownOutcomeError
 from perdure.protocol import ABSENT, Buffer, Condition, ETag
@@ -38,6 +38,7 @@ class Writer:
             # Neither a context manager nor a function of ours: Ctrl-C can strike on entering one, but cannot keep these
             # lines, which call straight into C, from releasing the lock.
             try:
+                _require_ours(fd)
                 held[fd] = lock
                 flock(fd, LOCK_EX)
                 if condition is not None:
@@ -76,7 +77,7 @@ class Writer:
                     self._make_folders(spot)
                     continue
                 if self._durable:
-                    self._sync_names(spot)
+                    self._sync_names([spot])
                 return etag
         except FileNotFoundError:
             pass  # nor is there a folder for temporary files
@@ -148,20 +149,16 @@ class Writer:
 
     def delete(self, spot: Spot, condition: ETag | None) -> None:
         """Remove a value, as `Backend.delete`."""
-        try:
-            if spot.folders:
-                spot.refuse_links()
-            if not stat.S_ISREG(os.lstat(spot.path).st_mode):
-                raise BackendError("what stands there is not a file of ours")
-        except (FileNotFoundError, NotADirectoryError):
+        if not self._is_there(spot):
             if condition is None:
                 self._sync_absence(spot)
                 return
-            raise PreconditionError("the value is absent") from None
+            raise PreconditionError("the value is absent")
         for _ in range(ATTEMPTS):
             fd, lock = self._own.open_lock(spot.stripe)
             old = None
             try:
+                _require_ours(fd)
                 held[fd] = lock
                 flock(fd, LOCK_EX)
                 if condition is not None:
@@ -176,7 +173,7 @@ class Writer:
                     self._sync_absence(spot)
                     return
                 if self._durable:
-                    self._sync_names(spot)
+                    self._sync_names([spot])
                 return
             finally:
                 if fd in held:
@@ -187,20 +184,37 @@ class Writer:
                     os.close(old)
         raise self._own.gone(spot.path)
 
+    def _is_there(self, spot: Spot) -> bool:
+        """Tell whether there is a value to remove; what is no file of ours is refused."""
+        try:
+            if spot.folders:
+                spot.refuse_links()
+            if not stat.S_ISREG(os.lstat(spot.path).st_mode):
+                raise BackendError("what stands there is not a file of ours")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
     def _make_folders(self, spot: Spot) -> None:
         self._own.synced.difference_update(spot.folders)
         for folder in spot.folders:
             self._own.make(folder)
 
-    def _sync_names(self, spot: Spot) -> None:
-        """Make the name of a value durable, and once also the folders on the way to it: another process may have made them
-        and not have come to that."""
+    def _sync_names(self, spots: Iterable[Spot]) -> None:
+        """Make the names of values durable, and once also the folders on the way to them: another process may have made them
+        and not have come to that. Each folder is synced once."""
+        done = set()
         try:
-            sync_folder(os.path.dirname(spot.path))
-            for folder in spot.folders:
-                if folder not in self._own.synced:
-                    sync_folder(os.path.dirname(folder))
-                    self._own.synced.add(folder)
+            for spot in spots:
+                if (parent := os.path.dirname(spot.path)) not in done:
+                    done.add(parent)
+                    sync_folder(parent)
+                for folder in spot.folders:
+                    if folder not in self._own.synced:
+                        if (parent := os.path.dirname(folder)) not in done:
+                            done.add(parent)
+                            sync_folder(parent)
+                        self._own.synced.add(folder)
         except (FileNotFoundError, NotADirectoryError) as error:
             text = "the change was made, and the folder was removed or moved away before it was durable"
             raise UnknownOutcomeError(text, errno=error.errno, hint="Read the key.") from error
@@ -224,6 +238,7 @@ class Writer:
         folder = os.path.join(self._own.path, "set-aside")
         fd, lock = self._own.open_lock(spot.stripe)
         try:
+            _require_ours(fd)
             held[fd] = lock
             flock(fd, LOCK_EX)
             if unless():
@@ -239,7 +254,7 @@ class Writer:
             os.rename(spot.path, target)
             if self._durable:
                 sync_folder(folder)
-                self._sync_names(spot)
+                self._sync_names([spot])
         finally:
             if fd in held:
                 held[fd] = None

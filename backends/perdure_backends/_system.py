@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 # Following a planted link would read or write outside the folder; blocking on a planted FIFO would hang the reader.
 OPEN_READ = (
@@ -27,8 +29,14 @@ OPEN_NEW = (
 _OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else None
 _OPEN_FOLDER = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0)
 
+KEEPS_TIMES = os.utime in os.supports_fd
+"""Whether `set_time` does anything: Windows sets no times by descriptor."""
+
 NO_SUCH = (errno.ENOENT, errno.ENOTDIR)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+_NO_TIMES = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_SYNC_WHOLE = (0xEF53, 0x58465342, 0x9123683E)  # ext2 to ext4, XFS, btrfs; overlayfs and others keep errors to themselves
+_MUCH_UNWRITTEN = 32 << 10  # kilobytes: a fraction of a second of most disks
 
 
 def sync_folder(path: str) -> None:
@@ -40,6 +48,73 @@ def sync_folder(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def whole_sync(fd: int) -> Callable[[], None] | None:
+    """What makes durable all that is written to the file system of an open file from now on, whoever writes it, in one call.
+
+    Returns:
+        The call, which raises `OSError` when anything of that failed. `None` where it would not tell so, or would wait for
+        much that others have written: then each file has to be synced by itself.
+    """
+    library = _libc()
+    # Before 5.8 syncfs kept to itself that a file could not be written.
+    if library is None or [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]] < [5, 8]:
+        return None
+    import ctypes
+
+    about = (ctypes.c_long * 32)()  # more than any `struct statfs` has; the first number is the kind of file system
+    if library.fstatfs(fd, about) != 0 or about[0] & 0xFFFFFFFF not in _SYNC_WHOLE or _unwritten() > _MUCH_UNWRITTEN:
+        return None
+
+    def sync() -> None:
+        if library.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return sync
+
+
+def start_writing(fd: int) -> None:
+    """Begin to write a file to the disk, if that can be done without waiting, so that several are on their way at once."""
+    library = _libc()
+    if library is not None:
+        import ctypes
+
+        library.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), 2)  # SYNC_FILE_RANGE_WRITE
+
+
+def _unwritten() -> int:
+    """How many kilobytes the whole system has yet to write to disks."""
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            return sum(int(number) for number in re.findall(rb"(?:Dirty|Writeback): *(\d+)", file.read()))
+    except OSError:
+        return _MUCH_UNWRITTEN + 1
+
+
+@cache
+def _libc() -> Any:
+    """The C library of Linux; `None` on other systems."""
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes
+
+        library = ctypes.CDLL(None, use_errno=True)
+        return library if library.syncfs and library.fstatfs and library.sync_file_range else None
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def set_time(fd: int, nanoseconds: int) -> None:
+    """Set the times of a file, if its file system lets its owner do that: some set their own, which differ a little."""
+    if KEEPS_TIMES:
+        try:
+            os.utime(fd, ns=(nanoseconds, nanoseconds))
+        except OSError as error:
+            if error.errno not in _NO_TIMES:
+                raise
 
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:

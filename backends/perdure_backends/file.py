@@ -6,15 +6,18 @@ appears by a rename. Beside the values stands one folder of our own::
     .perdure/marker      layout, codec, format version: reopening needs no arguments, and mixing is refused
     .perdure/locks/00    64 of them, never removed
     .perdure/tmp/00-1f   what the holder of lock 00 (inode 1f) is writing; a killed writer leaves it, the next holder removes it
+    .perdure/tmp/batch-5e...   what one `put_many` is writing, with a lock of its own; the next `put_many` removes a dead one
 
-So leftovers are bounded by 64 files however often writers are killed, and sweeping them never touches a live writer.
+So leftovers are bounded by 64 files and one such folder for each process that is killed in the middle of a `put_many`, until
+somebody sweeps, and sweeping never touches a live writer.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NoReturn, Self
 
 from perdure.errors import (
@@ -30,12 +33,12 @@ from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees,
 
 from ._file_errors import explain
 from ._file_folder import OwnFolder, stands_in_the_way
-from ._file_layout import Framed, Layout, look
+from ._file_layout import Framed, Layout, look, modified
 from ._file_listing import Listing
 from ._file_names import Names, PortableNames
 from ._file_spots import Spots
 from ._file_writer import Writer
-from ._system import OPEN_READ
+from ._system import KEEPS_TIMES, OPEN_READ
 
 
 class FileBackend(Backend):
@@ -178,6 +181,15 @@ class FileBackend(Backend):
                     raise explain(error, key, self.place, "look at") from error
                 yield Meta(key, ETag("damaged"), info.st_size, info.st_mtime)
 
+    def times(self, prefix: str = "") -> Iterator[tuple[str, float]]:
+        """As `Backend.times`, by a listing and one look at each file, without opening any. Where the file system keeps whole
+        seconds only, or a copy of the folder lost the times of its files, they differ from those of `head`."""
+        check_prefix(prefix)
+        self._check_open()
+        if not isinstance(self._layout, Framed):
+            return self._listing.times(prefix, attrgetter("st_mtime"))
+        return self._listing.times(prefix, modified) if KEEPS_TIMES else super().times(prefix)
+
     # ---------------------------------------------------------------------------------------------------------- writing
 
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
@@ -195,14 +207,56 @@ class FileBackend(Backend):
         except (OSError, PerdureError, TypeError) as error:
             self._fail(error, key, "delete")
 
+    def put_many(self, items: Mapping[str, Buffer]) -> dict[str, ETag]:
+        """As `Backend.put_many`. With `sync="full"` up to 256 values or 16 MB are made durable together.
+
+        An error names the key that it struck at, or none if it concerns all; other keys may have been written by then.
+        """
+        for key, data in items.items():
+            self._check(key, data)
+        if not self._durable or len(items) < 8:  # so few take as long one by one as with a folder made and removed for them
+            return {key: self.put(key, data) for key, data in items.items()}
+        from ._file_batch import Batch, batches
+
+        etags: dict[str, ETag] = {}
+        for some in batches(items, self._spots):
+            batch = Batch(self._own, self._layout)
+            try:
+                etags |= batch.put_all(some)
+            except (OSError, PerdureError) as error:
+                self._fail(error, batch.key, "write")
+        return {key: etags[key] for key in items}
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """As `Backend.delete_many`. With `sync="full"` each folder is synced once for up to 1024 keys. Errors as `put_many`."""
+        wanted = []
+        for key in keys:
+            self._check(key)
+            wanted.append(key)
+        if not self._durable or len(wanted) == 1:
+            for key in wanted:
+                self.delete(key)
+            return
+        from ._file_batch import Batch, Item
+
+        wanted = sorted(set(wanted))
+        for start in range(0, len(wanted), 1024):
+            batch = Batch(self._own, self._layout)
+            try:
+                batch.delete_all([Item(key, self._spots[key]) for key in wanted[start : start + 1024]])
+            except (OSError, PerdureError) as error:
+                self._fail(error, batch.key, "delete")
+
     # ----------------------------------------------------------------------------------------------------------- upkeep
 
     def leftovers(self) -> list[str]:
-        """Files that killed writers left behind, at most 64 unless the folder is a copy; a live writer's are not among them."""
+        """What killed writers left behind: at most 64 files unless the folder is a copy, and a folder for each killed
+        `put_many`. What is a live writer's is not among it."""
         return self._sweep(remove=False)
 
     def sweep(self) -> list[str]:
-        """Remove what killed writers left behind and tell what it was. The first write of every instance does this too."""
+        """Remove what killed writers left behind and tell what it was. The first write of every instance does this too, and
+        each durable `put_many` removes folders of killed ones."""
         return self._sweep(remove=True)
 
     def _sweep(self, *, remove: bool) -> list[str]:
@@ -263,6 +317,14 @@ class FileBackend(Backend):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("this backend was closed", place=self.place, hint="Open it again.")
+
+    def _check(self, key: Any, data: Any = b"") -> None:
+        try:
+            self._spots[key]
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"a backend stores bytes, not {type(data).__name__}")
+        except (PerdureError, TypeError) as error:
+            self._fail(error, key, "write")
 
     def _fail(self, error: OSError | PerdureError | TypeError, key: Any, doing: str) -> NoReturn:
         if isinstance(error, TypeError):

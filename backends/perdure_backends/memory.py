@@ -146,6 +146,11 @@ class MemoryBackend(Backend):
         self._check_open()
         return iter([key for key in list(self._space.blobs) if key.startswith(prefix)])
 
+    def times(self, prefix: str = "") -> Iterator[tuple[str, float]]:
+        check_prefix(prefix)
+        self._check_open()
+        return iter([(key, blob.modified) for key, blob in self._space.blobs.copy().items() if key.startswith(prefix)])
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         self._check_open()
         blobs = self._space.blobs

@@ -52,6 +52,7 @@ _HEAD = "SELECT key, etag, length(data), modified FROM blobs WHERE key = ?"
 _CONTAINS = "SELECT 1 FROM blobs WHERE key = ?"
 _SCAN = "SELECT key, etag, length(data), modified FROM blobs WHERE key > CAST(? AS TEXT) AND key < ? ORDER BY key LIMIT ?"
 _KEYS = "SELECT key FROM blobs WHERE key > CAST(? AS TEXT) AND key < ? ORDER BY key LIMIT ?"
+_TIMES = "SELECT key, modified FROM blobs WHERE key > CAST(? AS TEXT) AND key < ? ORDER BY key LIMIT ?"
 _ROW = "(?, ?, ?, ?)"
 _CREATE = f"INSERT INTO blobs VALUES {_ROW} ON CONFLICT (key) DO NOTHING"
 _PUT = (
@@ -172,6 +173,10 @@ class SQLiteBackend(Backend):
     def keys(self, prefix: str = "") -> Iterator[str]:
         """As `scan`, but names only, out of the index."""
         return chain.from_iterable([row[0] for row in page] for page in self._pages(_KEYS, prefix))
+
+    def times(self, prefix: str = "") -> Iterator[tuple[str, float]]:
+        """As `scan`, but names and times only."""
+        return chain.from_iterable(self._pages(_TIMES, prefix))
 
     def _pages(self, sql: str, prefix: str) -> Iterator[list[Any]]:
         check_prefix(prefix)

@@ -204,6 +204,10 @@ class Backend(Protocol):
         """As `scan`, but names only, which is cheaper where the rest needs a look at every value."""
         return (meta.key for meta in self.scan(prefix))
 
+    def times(self, prefix: str = "") -> Iterator[tuple[str, float]]:
+        """As `scan`, but only keys and when they were written, as `head` says it: cheaper where the rest is not needed."""
+        return ((meta.key, meta.modified) for meta in self.scan(prefix))
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         """Read several values; absent keys are missing from the answer. The first other error is raised."""
         found: dict[str, Blob] = {}
@@ -317,6 +321,11 @@ class AsyncBackend(Protocol):
         """As `Backend.keys`."""
         async for meta in self.scan(prefix):
             yield meta.key
+
+    async def times(self, prefix: str = "") -> AsyncIterator[tuple[str, float]]:
+        """As `Backend.times`."""
+        async for meta in self.scan(prefix):
+            yield meta.key, meta.modified
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         """As `Backend.get_many`."""

@@ -18,13 +18,15 @@ from ledger import opened, seen, value
 
 from perdure.errors import BackendError, NotFoundError, PerdureError, PreconditionError
 from perdure.protocol import ABSENT, Backend, ETag
-from perdure_backends import _file_folder, _file_writer, _sqlite_file
+from perdure_backends import _file_batch, _file_folder, _file_writer, _sqlite_file, _system
 from perdure_backends._file_writer import Writer
 from perdure_backends.sqlite import SQLiteBackend
 
 # To fork while threads run is what is tried here; from Python 3.12 on that is warned of.
 warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
 
+_system._MUCH_UNWRITTEN = 1 << 40  # or what else happens on this machine would decide which system calls are made
+BATCH = [f"{n % 3}/{n}" if n % 2 else f"{n}" for n in range(18)]
 SIZES = [10, 10, 100, 100, 1000, 4000, 4052, 20_000, 65_000, 65_492, 200_000, 1_000_000]
 
 
@@ -42,9 +44,18 @@ def write(kind: str, sync: str, where: str, number: str, life: str) -> None:
         version += 1
         key = f"writer{number}/" + rng.choice(["a", "b", "c", "deep/d", "deep/e"])
         size = rng.choice(SIZES)
-        action = rng.choice(["overwrite", "overwrite", "create", "swap", "delete", "count"])
+        action = rng.choice(["overwrite", "overwrite", "create", "swap", "delete", "count", "many"])
         if action == "count":
             count_up(backend, "shared", size // 10)
+            continue
+        if action == "many":
+            script = Script(backend, version)
+            keys = [f"writer{number}/{name}" for name in ["a", "deep/d", *(f"many/{n}" for n in range(7))]]
+            if rng.random() < 0.2:
+                script.delete_many(keys)
+            else:
+                script.put_many(keys, size // 5)
+            version += 1
             continue
         deleting = action == "delete"
         say(f"> {key} {'-' if deleting else version}")
@@ -138,6 +149,28 @@ def one_step(kind: str, sync: str, where: str, action: str) -> None:
             before = _etag(backend) if before else None
         else:
             say(f"< k {target}")
+            return
+
+
+def one_batch(kind: str, sync: str, where: str, action: str) -> None:
+    """Write or remove all keys that `BATCH` names, at once; if that fails, tell it and try again."""
+    if action == "put one by one":  # as where there is no syncfs that can be relied on
+        _file_batch.whole_sync = lambda fd: None
+    backend = opened(kind, sync, where)
+    for version in ("2", "3"):
+        target = "-" if action == "delete" else version
+        for key in BATCH:
+            say(f"> {key} {target}")
+        try:
+            if action == "delete":
+                backend.delete_many(BATCH)
+            else:
+                backend.put_many({key: value(key, int(version), 500) for key in BATCH})
+        except PerdureError as error:
+            say(f"! {type(error).__name__} {error.errno if isinstance(error, OSError) else 0} {error.key} {error}")
+        else:
+            for key in BATCH:
+                say(f"< {key} {target}")
             return
 
 
@@ -303,6 +336,10 @@ def first_script(kind: str, sync: str, where: str, fault: str = "") -> None:
         script.put("deep/er/b", 9000, "create")
         script.delete_many(["m/x", "m/y", "m/z"])
         script.put("deep/er/b", 5, "swap")
+        many = ["a", *(f"deep/{n % 3}/{n}" for n in range(17))]
+        script.put_many(many, 20)
+        script.put_many(many, 700)
+        script.delete_many(many[3:])
     with opened(kind, sync, where) as backend:
         script.backend = backend
         script.put("a", 3000, "swap")
@@ -351,6 +388,8 @@ def _break(fault: str) -> None:
             os.close(fd)
 
         Writer._write_new, Writer._publish = write_only, publish_and_sync  # type: ignore[method-assign]
+    elif fault == "no sync of many files":
+        _file_batch.whole_sync = lambda fd: lambda: None
     elif fault == "no sync of the log":
         open_live = _sqlite_file.open_live
         _sqlite_file.open_live = lambda path, sync, timeout: open_live(path, "NORMAL", timeout)

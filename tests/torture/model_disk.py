@@ -1,9 +1,9 @@
 """A disk as POSIX promises it, and no better: what of a recorded run may be there after the power was cut.
 
-Data written to a file is safe after an fsync of that file, a name after an fsync of its folder, and nothing else is. Whatever
-was not synced may be there or not, in any combination: names independently of each other, a write as a whole, not at all, or
-in some of its sectors. Real file systems keep more (they journal names in order, and some sync a new file's name along with
-its data); who is safe here is safe there.
+Data written to a file is safe after an fsync of that file, a name after an fsync of its folder, all of both after a syncfs, and
+nothing else is. Whatever was not synced may be there or not, in any combination: names independently of each other, a write as
+a whole, not at all, or in some of its sectors. Real file systems keep more (they journal names in order, and some sync a new
+file's name along with its data); who is safe here is safe there.
 """
 
 from __future__ import annotations
@@ -137,6 +137,11 @@ class Disk:
                 return False
             node.sync()
             return True
+        if name == "syncfs":
+            node, _ = self._open[int(words[0])]
+            if node is not None:
+                _sync_all(self._root)
+            return node is not None
         paths = [self._inside(string) for string in strings]
         if None in paths:
             return False
@@ -248,6 +253,15 @@ class Disk:
 
         visit(self._root, "")
         return state
+
+
+def _sync_all(folder: Folder) -> None:
+    folder.sync()
+    for node in folder.names.values():
+        if isinstance(node, Folder):
+            _sync_all(node)
+        else:
+            node.sync()
 
 
 class Choice:

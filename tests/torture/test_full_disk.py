@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ledger import lines, opened, start, value
+from ledger import lines, opened, seen, start, value
 
 from perdure.errors import BackendError
 from perdure.protocol import ABSENT, Backend
@@ -134,6 +134,58 @@ def test_every_small_amount_of_free_space(kind: str, mount: Mount) -> None:
             nothing_left(backend, where)
             filler.unlink()
     assert 0 < failed < 16
+
+
+@pytest.mark.parametrize("disk", ["tmpfs", "ext4"])
+def test_a_batch_that_a_disk_cannot_hold(disk: str, mount: Mount) -> None:
+    """Every value stays as it was, and nothing is left behind."""
+    root = mount(disk)
+    keys = [f"{n % 3}/{n}" for n in range(40)]
+    failed = 0
+    with FileBackend(root / "place") as backend, FileBackend(root / "place") as other:
+        other.put_many({key: value(key, 1, 100) for key in keys[:20]})
+        for version in range(2, 10):
+            filler = fill(root, leave=40 * (version - 2))
+            failed += _try_a_batch(backend, other, keys, version, 30_000)
+            filler.unlink()
+        assert failed >= 2
+        backend.put_many({key: value(key, 10, 100) for key in keys})
+        backend.delete_many(keys)
+        assert list(other.keys()) == []
+
+
+def test_a_batch_and_every_small_number_of_free_inodes(mount: Mount) -> None:
+    root = mount("inodes")
+    keys = [f"{n}" for n in range(8)] + ["new/er"]
+    failed = 0
+    with FileBackend(root / "place") as backend, FileBackend(root / "place") as other:
+        other.put_many({key: value(key, 0, 100) for key in keys[:4]})
+        for version in range(1, 30):
+            taken = []
+            while os.statvfs(root).f_ffree > version:
+                taken.append(root / f"taken{len(taken)}")
+                taken[-1].touch()
+            failed += _try_a_batch(backend, other, keys, version, 100)
+            for path in taken:
+                path.unlink()
+        assert 2 <= failed < 29
+
+
+def _try_a_batch(backend: FileBackend, other: FileBackend, keys: list[str], version: int, size: int) -> bool:
+    """Tell whether it failed, for lack of room and in the way it should."""
+    before = {key: seen(backend, key) for key in keys}
+    failed = False
+    try:
+        backend.put_many({key: value(key, version, size) for key in keys})
+    except BackendError as error:
+        failed = True
+        assert error.errno == errno.ENOSPC and error.place == backend.place and error.hint, error
+        assert error.key in (*keys, None)
+    after = {key: seen(other, key) for key in keys}
+    for key in keys:
+        assert after[key] in ((before[key], version) if failed else (version,)), key
+    nothing_left(backend, Path(backend.path))
+    return failed
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,7 @@ from model_disk import Call, Disk, State, calls, lay_out
 
 from perdure.errors import IntegrityError, PerdureError
 from perdure.protocol import Backend
+from perdure_backends.file import FileBackend
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("strace"), reason="needs strace (Debian package strace) to record system calls"
@@ -112,6 +113,8 @@ def survived(backend: Backend, ledger: Ledger) -> None:
         assert seen(backend, key) == 5000
         backend.delete(key)
         assert seen(backend, key) is None
+    if isinstance(backend, FileBackend):
+        assert backend.leftovers() == []
 
 
 @pytest.mark.parametrize("kind", ["file", "plain", "sqlite"])
@@ -138,6 +141,7 @@ FAULTS = [
     ("file", "no fsync of folders"),
     ("file", "no fsync of files"),
     ("file", "fsync after the rename"),
+    ("file", "no sync of many files"),
     ("sqlite", "no sync of the log"),
 ]
 

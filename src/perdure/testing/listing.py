@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ..errors import BackendError, NotFoundError
-from ..protocol import Backend, Meta
-from .kit import Kit
+from ..errors import BackendError, InvalidKeyError, NotFoundError
+from ..protocol import ABSENT, Backend, Meta
+from .kit import Kit, refused
 
 
 def _names(metas: Iterator[Meta]) -> Iterator[str]:
@@ -28,9 +28,29 @@ class Listing(Kit):
         assert Counter(backend.keys()) == Counter(keys)
         assert {meta.key: meta.size for meta in backend.scan()} == {key: len(key) for key in keys}
 
+    def test_times_are_those_of_head_and_scan(self, backend: Backend) -> None:
+        keys = self._fill(backend, 40)
+        backend.put("4/4", b"again")
+        backend.put("new", b"created", if_match=ABSENT)
+        backend.put("new", b"swapped", if_match=backend.head("new").etag)
+        times = list(backend.times())
+        assert Counter(key for key, _ in times) == Counter(keys | {"new"})
+        for key, time in times:
+            assert abs(time - backend.head(key).modified) < 1.5, key  # a service may tell whole seconds in one of them
+        assert dict(times) == {meta.key: meta.modified for meta in backend.scan()}
+
+    def test_times_of_a_prefix_are_not_those_of_its_neighbours(self, backend: Backend) -> None:
+        for key in ("a", "a/b", "a/b/c", "a.b/c", "a-/b", "ab/c", "b/a/b", "A/b"):
+            backend.put(key, b"1")
+        assert sorted(key for key, _ in backend.times("a/")) == ["a/b", "a/b/c"]
+        assert [key for key, _ in backend.times("a/b/")] == ["a/b/c"]
+        assert list(backend.times("c/")) == []
+        refused(InvalidKeyError, "times of a prefix without a final slash", backend.times, "a")
+
     def test_a_listing_survives_the_end_of_everything_it_lists(self, backend: Backend) -> None:
         keys = self._fill(backend, 50)
         listings = [_names(backend.scan()), backend.keys(), _names(backend.scan("1/")), backend.keys("1/")]
+        listings += [(key for key, _ in backend.times(prefix)) for prefix in ("", "1/")]
         for listing in listings:
             next(listing)
         backend.delete_many(keys)
@@ -46,7 +66,7 @@ class Listing(Kit):
         goes = [f"goes/{number}" for number in range(20)] + [f"{number}-goes" for number in range(20)]
         backend.put_many(dict.fromkeys([*stays, *goes], b"1"))
         comes: list[str] = []
-        for listing in (_names(backend.scan()), backend.keys()):
+        for listing in (_names(backend.scan()), backend.keys(), (key for key, _ in backend.times())):
             seen: Counter[str] = Counter()
             step = 0
             for step, key in enumerate(listing):
