@@ -28,6 +28,7 @@ _commands = {
     "set": "items",
     "rm": "items",
     "cp": "copying",
+    "import": "importing",
     "info": "about",
     "doctor": "doctor",
     "demo": "demo.command",
