@@ -46,7 +46,7 @@ class Listing:
     def _walk(self, prefix: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
         """The files in each folder below a prefix, with the prefix of that folder."""
         names = self._names
-        folder = os.path.join(self._root, *map(names.folder, prefix.split("/")[:-1]))
+        folder = self.folder(prefix)
         # A link in place of a folder leads out of this one; the root itself is the user's own choice.
         if prefix and any(os.path.islink(step) for step in self._steps(folder)):
             return
@@ -70,6 +70,10 @@ class Listing:
                     if segment is not None:
                         ahead.append((os.path.join(folder, entry.name), f"{prefix}{segment}/"))
             yield prefix, files
+
+    def folder(self, prefix: str) -> str:
+        """Where the files of the keys below a prefix are."""
+        return os.path.join(self._root, *map(self._names.folder, prefix.split("/")[:-1]))
 
     def _steps(self, folder: str) -> Iterator[str]:
         while folder != self._root:

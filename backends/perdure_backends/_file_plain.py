@@ -62,7 +62,7 @@ class DigestNames:
                     f"{segment!r} is taken by the folder's own files", key=segment, hint="Choose another name."
                 )
             return segment
-        return f"{segment}_{_digest(segment)[: self.digest_len]}"
+        return f"{segment}_{_digest(segment, self.digest_len)}"
 
     def file(self, segment: str) -> str:
         return self.folder(segment) + self.suffix
@@ -78,9 +78,20 @@ class DigestNames:
         return [segment for segment in found if segment is not None]
 
 
-def _digest(segment: str) -> str:
-    # No protection but a spelling, fixed by the layout of existing folders.
-    return b32encode(md5(segment.encode(), usedforsecurity=False).digest()).decode().lower()
+def _digest(segment: str, length: int) -> str:
+    """The first characters of the MD5 in base 32. No protection but a spelling, fixed by the layout of existing folders."""
+    digest = md5(segment.encode(), usedforsecurity=False).digest()
+    if length > 24:
+        return b32encode(digest).decode().lower()[:length]
+    # Worked out for every name of a listing: two letters at once, in a quarter of the time of the general function.
+    number = int.from_bytes(digest, "big")
+    text = _PAIRS[number >> 118]
+    for shift in range(108, 118 - 10 * ((length + 1) // 2), -10):
+        text += _PAIRS[number >> shift & 1023]
+    return text[:length]
+
+
+_PAIRS = [a + b for a in "abcdefghijklmnopqrstuvwxyz234567" for b in "abcdefghijklmnopqrstuvwxyz234567"]
 
 
 # What a marker says of the values with one suffix stands under names that end in "@" and the suffix, so that values of several
@@ -163,4 +174,4 @@ def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> No
 
 def _has_digest(name: str, length: int) -> bool:
     segment, digest = name[: -length - 1], name[-length:]
-    return bool(segment) and name[-length - 1] == "_" and is_key(segment) and _digest(segment)[:length] == digest
+    return bool(segment) and name[-length - 1] == "_" and is_key(segment) and _digest(segment, length) == digest

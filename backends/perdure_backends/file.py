@@ -131,7 +131,7 @@ class FileBackend(Backend):
         except (OSError, IntegrityError, TypeError) as error:
             self._fail(error, key, "read")
         if if_none_match is not None and blob.etag == if_none_match:
-            raise NotModified(key=key, place=self.place)
+            raise NotModified(key=key, place=self.place, modified=blob.modified)
         return blob
 
     def head(self, key: str) -> Meta:
@@ -248,6 +248,17 @@ class FileBackend(Backend):
                 self._fail(error, batch.key, "delete")
 
     # ----------------------------------------------------------------------------------------------------------- upkeep
+
+    def make_folder(self) -> None:
+        """Make the folder at once, where it is missing, and not by the first write."""
+        try:
+            self._own.make(self.path, parents=True)
+        except OSError as error:
+            raise explain(error, None, self.place, "make the folder") from error
+
+    def folder_of(self, prefix: str) -> str:
+        """The folder with the files of the keys under a prefix."""
+        return self._listing.folder(check_prefix(prefix))
 
     def leftovers(self) -> list[str]:
         """What killed writers left behind: at most 64 files unless the folder is a copy, and a folder for each killed

@@ -64,7 +64,7 @@ class MemoryBackend(Backend):
         except (KeyError, TypeError):
             self._absent(key)
         if blob.etag == if_none_match:
-            raise NotModified(key=key, place=self.place)
+            raise NotModified(key=key, place=self.place, modified=blob.modified)
         return blob
 
     def _absent(self, key: str) -> NoReturn:

@@ -140,7 +140,7 @@ class SQLiteBackend(Backend):
         row = rows[0]
         if type(row[0]) is not bytes:
             if row[0] is None:
-                raise NotModified(key=key, place=self.place)
+                raise NotModified(key=key, place=self.place, modified=row[2])
             raise file.not_bytes(key, self.place)
         return _blob(row)
 

@@ -49,7 +49,9 @@ class WriteOnceDict(PersiDict[V]):
         if not isinstance(wrapped_dict, PersiDict):
             raise PolicyError(f"wrapped_dict is an append-only dict of perdure, not a {type(wrapped_dict).__name__}")
         if not wrapped_dict.append_only:
-            raise UsageError("wrapped_dict is not append-only", place=wrapped_dict.place, hint="Open it with append_only=True.")
+            raise UsageError(
+                "wrapped_dict is not append-only", place=wrapped_dict.place, hint="Give a dict that was opened as append-only."
+            )
         if isinstance(p_consistency_checks, KeepCurrentFlag):
             raise UsageError("there is no probability yet that could be kept", hint="Give one from 0 to 1.")
         self._stand_for(wrapped_dict, wrapped_dict.backend)
