@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 from ..codecs.chain import Chain
 from ..errors import PolicyError, UsageError
-from ..keys import SafeStrTuple, join_key
-from ..mapping.conditional import _number_of_retries
+from ..keys import SafeStrTuple
 from ..mapping.core import Key
 from ..mapping.dict import PersiDict
 from ..mapping.flags import (
-    DELETE_CURRENT,
-    ETAG_IS_THE_SAME,
-    ITEM_NOT_AVAILABLE,
-    KEEP_CURRENT,
-    NEVER_RETRIEVE,
     DeleteCurrentFlag,
     ItemNotAvailableFlag,
     KeepCurrentFlag,
@@ -269,7 +263,7 @@ class AsyncPersiDict(NotAValue, Generic[V]):
             PolicyError: Append-only, and the transformer wants to change a value that is there.
             UsageError: A function that is not a coroutine function returned a coroutine.
 
-        Cost: one read and one write for each attempt; with a coroutine function a look more for each lost one.
+        Cost: one read and one write for each attempt.
         """
         if inspect.iscoroutinefunction(transformer) or inspect.iscoroutinefunction(type(transformer).__call__):
             awaited = cast(
@@ -293,26 +287,13 @@ class AsyncPersiDict(NotAValue, Generic[V]):
         transformer: Callable[[V | ItemNotAvailableFlag], Awaitable[V | KeepCurrentFlag | DeleteCurrentFlag]],
         n_retries: int | None,
     ) -> OperationResult[V]:
-        sync, run = self.sync, self._threads.run
-        path = sync._prefix + join_key(key)  # noqa: SLF001
-        turns = sync._attempts(path, _number_of_retries(n_retries))  # noqa: SLF001
-
-        def look() -> tuple[Any, Any]:
-            next(turns)  # pauses, and gives up, here
-            seen = sync.get_with_etag(key)
-            return seen.actual_etag, seen.new_value
-
+        steps = self.sync._transforming(key, n_retries)  # noqa: SLF001
+        value = await self._threads.run(next, steps)
         while True:
-            etag, value = await run(look)
             new = await transformer(value)
-            if new is KEEP_CURRENT or (new is DELETE_CURRENT and etag is ITEM_NOT_AVAILABLE):
-                return OperationResult(etag, value)
-            if sync.append_only and etag is not ITEM_NOT_AVAILABLE:
-                raise sync._refuse_change("the key is there already", path)  # noqa: SLF001
-            swap = partial(sync.set_item_if, key, value=new, condition=ETAG_IS_THE_SAME, expected_etag=etag)
-            done = await run(swap, retrieve_value=NEVER_RETRIEVE)
-            if done.condition_was_satisfied:
-                return OperationResult(done.resulting_etag, cast("V", done.new_value))
+            value, done = await self._threads.run(_send, steps, new)
+            if done is not None:
+                return done
 
     # ---------------------------------------------------------------- several items
 
@@ -391,6 +372,14 @@ class AsyncPersiDict(NotAValue, Generic[V]):
             if self is other:
                 return True
             return self._equal() if isinstance(other, (Mapping, AsyncPersiDict)) else NotImplemented
+
+
+def _send(steps: Generator[Any, Any, R], new: Any) -> tuple[Any, R | None]:
+    """Send a generator what it waits for; return what it yields, or in the end what it returns."""
+    try:
+        return steps.send(new), None
+    except StopIteration as end:
+        return None, end.value
 
 
 def _again(cls: type[AsyncPersiDict[V]], sync: PersiDict[V], threads: Threads) -> AsyncPersiDict[V]:

@@ -12,7 +12,7 @@ Three rules make up all of them:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
 from ..errors import NotFoundError, NotModified, PreconditionError, UsageError, UsageTypeError
@@ -209,6 +209,19 @@ class ETagOperations(Core[V]):
 
         Cost: one read and one write for each attempt. Whoever loses twice pauses before the next ones, 16 ms and less.
         """
+        steps = self._transforming(key, n_retries)
+        value = next(steps)
+        while True:
+            new = transformer(value)
+            try:
+                value = steps.send(new)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def _transforming(
+        self, key: Key, n_retries: int | None
+    ) -> Generator[V | ItemNotAvailableFlag, V | KeepCurrentFlag | DeleteCurrentFlag, OperationResult[V]]:
+        """What `transform_item` does besides calling the transformer: yields a value and is sent the next one."""
         path = self._prefix + join_key(key)
         turns = self._attempts(path, _number_of_retries(n_retries))
         while True:
@@ -221,7 +234,7 @@ class ETagOperations(Core[V]):
                 value = actual = ITEM_NOT_AVAILABLE
             else:
                 value = self._read(data, path)
-            new = transformer(value)
+            new = yield value
             if new is KEEP_CURRENT or (new is DELETE_CURRENT and actual is ITEM_NOT_AVAILABLE):
                 return OperationResult(actual, value)
             if self.append_only and actual is not ITEM_NOT_AVAILABLE:

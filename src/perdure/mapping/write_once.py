@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from ..errors import NotFoundError, PolicyError, PreconditionError, UsageError
 from ..protocol import ABSENT
@@ -125,8 +125,7 @@ class WriteOnceDict(PersiDict[V]):
         """Refused: a value that is written under a condition is not write-once. `setdefault_if` works."""
         raise self._refuse("conditional writes have no place in it", key, "Use setdefault_if, or write d[key] = value.")
 
-    def transform_item(self, key: Key, **_: Any) -> Any:
-        """Refused: nothing that is there is changed."""
+    def _transforming(self, key: Key, n_retries: int | None) -> NoReturn:
         raise self._refuse("values do not change", key, "Write d[key] = value.")
 
 
