@@ -47,17 +47,18 @@ def test_there_are_240_cases() -> None:
 @pytest.mark.parametrize("append_only", [False, True])
 def test_every_result(backend: Any, append_only: bool) -> None:
     for number, case in enumerate(all_cases()):
-        print(case)  # shown when the check of it fails
-        check_result(backend, f"case{number}", case, append_only)
+        plain, d = PersiDict[Any](backend), PersiDict[Any](backend, append_only=append_only)
+        check_result(plain.get_subdict(f"case{number}"), d.get_subdict(f"case{number}"), case)
 
 
-def check_result(backend: Any, name: str, case: Case, append_only: bool) -> None:
-    plain = PersiDict[Any](backend).get_subdict(name)
+def check_result(plain: PersiDict[Any], d: PersiDict[Any], case: Case) -> None:
+    """Do to `d` what the case says, and look at the answer and, through `plain`, which is mutable, at what is stored."""
+    print(case)  # shown when the check of it fails
+    append_only = d.append_only
     if case.present:
         plain["k"] = "old"
     current = plain.etag("k") if case.present else ITEM_NOT_AVAILABLE
     etags = {CUR: current, OTHER: ETag("other"), INA: ITEM_NOT_AVAILABLE}
-    d = PersiDict[Any](backend, append_only=append_only).get_subdict(name)
 
     expected = expectation(case, append_only=append_only)
     if expected == REFUSED:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rules import all_cases
+from test_conditional import check_result
 
 import perdure
 from perdure import BasicS3Dict, EmptyDict, FileDirDict, LocalDict, OverlappingMultiDict, PersiDict, S3Dict, WriteOnceDict
@@ -20,6 +22,7 @@ from perdure.mapping.copies import AppendOnlyDictCached, MutableDictCached
 from perdure.mapping.flags import ANY_ETAG, ETAG_IS_THE_SAME, ITEM_NOT_AVAILABLE, KEEP_CURRENT
 
 Make = Callable[..., Any]
+NOT_BASIC = ("base_dir", "digest_len")
 
 
 @pytest.fixture
@@ -102,6 +105,20 @@ class TestEveryKind:
             assert caught.value.policy == "append-only"
         d["a"] = KEEP_CURRENT
         assert d.setdefault("a", 5) == 1 and d.setdefault("b", 5) == 5 and len(make(append_only=True)) == 2
+
+    @pytest.mark.parametrize("append_only", [False, True])
+    def test_answers_conditional_operations_like_all_others(self, make: Make, append_only: bool) -> None:
+        plain = make()
+        if append_only and isinstance(plain, MutableDictCached):
+            plain = plain.get_params()["main_dict"]
+            main = FileDirDict(base_dir=plain.base_dir, append_only=True)
+            d: Any = AppendOnlyDictCached(main_dict=main, data_cache=LocalDict(append_only=True))
+        else:
+            d = make(append_only=append_only)
+        if isinstance(plain, S3Dict):  # with copies of its own, so that `d` has to find out
+            plain = BasicS3Dict(**{name: value for name, value in plain.get_params().items() if name not in NOT_BASIC})
+        for number, case in enumerate(all_cases()):
+            check_result(plain.get_subdict(f"case{number}"), d.get_subdict(f"case{number}"), case)
 
     def test_text_files_need_text(self, make: Make) -> None:
         for base in (None, int):
