@@ -278,7 +278,7 @@ class BasicS3Dict(FamilyDict[V]):
 
     @property
     def base_url(self) -> str:
-        """`s3://bucket/prefix/`."""
+        """Where this is as a URL, ending in a slash."""
         return f"s3://{self.bucket_name}/{self.root_prefix}"
 
     @property
