@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ..codecs.chain import MAX_BYTES, Chain
@@ -127,6 +126,8 @@ def open(
 
 
 def _with_copies(backend: Backend, cache: str | os.PathLike[str] | Backend, append_only: bool) -> Backend:
+    from pathlib import Path  # 5 ms that opening without a cache need not wait for
+
     from ..wrappers.cached import Cached
 
     if isinstance(cache, (str, os.PathLike)):
