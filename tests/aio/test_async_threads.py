@@ -390,6 +390,7 @@ SCRIPT = """if True:
     from perdure.aio import AsyncPersiDict, threads
     from perdure_backends.memory import MemoryBackend
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without one
     threads._GRACE = 0.1
     begun = threading.Event()
 
