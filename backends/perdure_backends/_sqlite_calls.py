@@ -88,7 +88,8 @@ class Calls:
     def write(
         self, key: str | None, sql: str, values: Any, swap: ETag | None = None, *, creating: bool = True, many: bool = False
     ) -> int:
-        """Run one statement, or one transaction of `many`, when our turn has come; return how many rows it changed."""
+        """Run one statement when our turn has come, and return how many rows it changed; or, with `many`, a transaction of
+        those that stand with their values in `values`, and return how many these are."""
         try:
             link = self._local.link
         except AttributeError:
@@ -111,7 +112,7 @@ class Calls:
                                     return 0
                             if link.look_again > monotonic() or link.is_current():
                                 if many:
-                                    self._transact(link, sql, values)
+                                    self._transact(link, values)
                                     return len(values)
                                 return int(write(sql, values).rowcount)
                         finally:
@@ -137,13 +138,14 @@ class Calls:
         flock(link.fd, LOCK_EX)
         return True
 
-    def _transact(self, link: Link, sql: str, rows: list[Any]) -> None:
+    def _transact(self, link: Link, statements: list[tuple[str, Any]]) -> None:
         """Run a transaction."""
         db = link.db
         try:
             link.alone = True
             db.execute("BEGIN IMMEDIATE")
-            db.executemany(sql, rows)
+            for sql, values in statements:
+                db.execute(sql, values)
             db.execute("COMMIT")
         except BaseException:
             link.drop()  # which takes back what was not committed
