@@ -132,18 +132,30 @@ def settle_names(marker: Marker, root: str, suffix: str, digest_len: int, *, giv
             if other != suffix and (other.endswith(suffix) or suffix.endswith(other)):
                 text = f"values with suffix {other!r} are here, and could not be told from those with suffix {suffix!r}"
                 raise UsageError(text, place=place, hint="Use another folder.")
-    if "digest_len" not in marker.settings:
-        _look_for_digests(root, suffix, digest_len, place)
-    about = "@" + suffix.replace("=", "%")  # a "=" ends a name in the marker
-    if given or "digest_len" not in marker.settings:
+    if "digest_len" in marker.settings and given:
         marker.require({"digest_len": str(digest_len)})
-    marker.require({f"suffix{about}": "used"})
+    if suffix not in there:
+        found = _look_for_digests(root, suffix, int(marker.settings.get("digest_len", digest_len)), place)
+        others = sorted({*there, *found})
+        if given and others and suffix not in others:
+            warnings.warn(
+                f"{place}: this folder holds values with the suffix {', '.join(others)}, and this dict shows and keeps those "
+                f"with {suffix or 'none'} only. If that is not meant, open it with the other format.",
+                stacklevel=5,
+            )
+    about = "@" + suffix.replace("=", "%")  # a "=" ends a name in the marker
+    marker.require({"digest_len": marker.settings.get("digest_len", str(digest_len)), f"suffix{about}": "used"})
     return DigestNames(suffix, int(marker.settings["digest_len"])), about
 
 
-def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> None:
-    """See whether the names in a folder without a marker have digests of another length; that would hide all its values."""
+def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> list[str]:
+    """See whether the names in a folder without a marker have digests of another length; that would hide all its values.
+
+    Returns:
+        Suffixes of names whose digests fit; not that of this dict, if there are none such.
+    """
     names = []
+    others = set()
     try:
         with os.scandir(root) as entries:
             for _, entry in zip(range(_LOOKED_AT), entries, strict=False):
@@ -151,13 +163,15 @@ def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> No
                     names.append(entry.name.removesuffix(suffix))
                 elif entry.is_dir() and entry.name != RESERVED_FOLDER:
                     names.append(entry.name)
+                elif digest_len and _has_digest(entry.name.partition(".")[0], digest_len):
+                    others.add(f".{entry.name.partition('.')[2]}")
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
     except OSError as error:
         text = f"the folder cannot be listed ({error.strerror})"
         raise BackendError(text, place=place, errno=error.errno, hint="Check its owner and mode.") from error
     if digest_len and any(_has_digest(name, digest_len) for name in names):
-        return
+        return [suffix]
     for other in range(32, 0, -1):
         fitting = sum(_has_digest(name, other) for name in names)
         # Names that look so by chance: five bits for each character.
@@ -168,8 +182,9 @@ def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> No
         warnings.warn(
             f"{place}: {len(bare)} names such as {bare[0][:60]!r} have no digest of {digest_len} characters, so they are taken "
             "for files of others and not shown. If they are values of this dict, open it with digest_len=0.",
-            stacklevel=5,
+            stacklevel=6,
         )
+    return [suffix] if names else sorted(others)
 
 
 def _has_digest(name: str, length: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -171,6 +172,22 @@ class TestFileDirDict:
                 FileDirDict(base_dir=tmp_path, digest_len=digest_len)
         with pytest.raises(perdure.UsageError, match="layout"):
             perdure.open_backend(tmp_path, layout="framed")
+
+    @pytest.mark.parametrize("marked", [True, False])
+    def test_says_that_a_folder_holds_another_format(self, tmp_path: Path, marked: bool) -> None:
+        FileDirDict(base_dir=tmp_path)["a"] = 1
+        if not marked:
+            shutil.rmtree(tmp_path / ".perdure")  # as persidict leaves a folder
+        with pytest.warns(UserWarning, match=r"holds values with the suffix \.pkl") as caught:
+            d = FileDirDict(base_dir=tmp_path, serialization_format="json")
+        assert len(caught) == 1 and len(d) == 0
+        d["a"] = 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert FileDirDict(base_dir=tmp_path)["a"] == 1
+            assert FileDirDict(base_dir=tmp_path, serialization_format="json")["a"] == 2
+            more: Any = {"txt": {"base_class_for_values": str}, "md": {"base_class_for_values": str}}
+            OverlappingMultiDict(dict_type=FileDirDict, shared_subdicts_params={"base_dir": tmp_path}, **more)
 
     def test_opens_without_arguments_by_perdure_open(self, tmp_path: Path) -> None:
         FileDirDict(base_dir=tmp_path, serialization_format="json", digest_len=6)["a", "b"] = [1]

@@ -7,6 +7,7 @@ written here. Their keys hash like tuples (`("a",) in set(d)`), as there.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -334,7 +335,10 @@ class S3Dict(BasicS3Dict[V]):
 
         suffix = f".{params['serialization_format']}-copy"
         options: dict[str, Any] = {"layout": "plain", "suffix": suffix, "digest_len": params["digest_len"], "sync": "normal"}
-        return Cached(remote, open_backend(Path(params["base_dir"]), **options), append_only=bool(params["append_only"]))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* holds values with the suffix")  # copies of any format may lie there
+            local = open_backend(Path(params["base_dir"]), **options)
+        return Cached(remote, local, append_only=bool(params["append_only"]))
 
     @property
     def base_dir(self) -> str:

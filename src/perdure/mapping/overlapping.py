@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NoReturn
 
 from ..errors import PolicyError
@@ -44,8 +45,10 @@ class OverlappingMultiDict:
         self.individual_subdicts_params = individual_subdicts_params
         self.subdicts_names = list(individual_subdicts_params)
         make: Any = dict_type
-        for name, params in individual_subdicts_params.items():
-            setattr(self, name, make(**{**shared_subdicts_params, **params, "serialization_format": name}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* holds values with the suffix")  # which is what this is for
+            for name, params in individual_subdicts_params.items():
+                setattr(self, name, make(**{**shared_subdicts_params, **params, "serialization_format": name}))
 
     def __repr__(self) -> str:
         return f"<OverlappingMultiDict of {', '.join(f'{name}: {getattr(self, name)!r}' for name in self.subdicts_names)}>"
