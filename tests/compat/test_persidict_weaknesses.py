@@ -112,12 +112,10 @@ def test_conditional_writes_of_processes_lose_nothing(library: ModuleType, tmp_p
     assert d["n"] == 300
 
 
-@pytest.mark.parametrize("kind", ["FileDirDict", "LocalDict"])
 def test_of_many_that_add_one_key_to_an_append_only_dict_one_succeeds(
-    library: ModuleType, kind: str, tmp_path: Path, eager_threads: None
+    library: ModuleType, tmp_path: Path, eager_threads: None
 ) -> None:
-    where = {"base_dir": tmp_path} if kind == "FileDirDict" else {}
-    d = getattr(library, kind)(append_only=True, **where)
+    d = library.FileDirDict(base_dir=tmp_path, append_only=True)
     for key in map(str, range(40)):
         successes = []
 
