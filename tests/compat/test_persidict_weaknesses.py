@@ -28,6 +28,14 @@ def library(request: pytest.FixtureRequest) -> ModuleType:
     return module
 
 
+@pytest.fixture(
+    params=["perdure", pytest.param("persidict", marks=pytest.mark.xfail(reason="a race that it nearly always loses"))]
+)
+def racing_library(request: pytest.FixtureRequest) -> ModuleType:
+    module: ModuleType = request.getfixturevalue("ours" if request.param == "perdure" else "theirs")
+    return module
+
+
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """persidict retries whatever fails for minutes."""
@@ -63,8 +71,8 @@ def together(number: int, call: Callable[[int], object]) -> None:
         raise errors[0]
 
 
-def test_conditional_writes_lose_nothing(library: ModuleType, tmp_path: Path, eager_threads: None) -> None:
-    d = library.FileDirDict(base_dir=tmp_path)
+def test_conditional_writes_lose_nothing(racing_library: ModuleType, tmp_path: Path, eager_threads: None) -> None:
+    d = racing_library.FileDirDict(base_dir=tmp_path)
     d["n"] = 0
 
     def count(_: int) -> None:
@@ -72,7 +80,7 @@ def test_conditional_writes_lose_nothing(library: ModuleType, tmp_path: Path, ea
             while True:
                 seen = d.get_with_etag("n")
                 if d.set_item_if(
-                    "n", value=seen.new_value + 1, condition=library.ETAG_IS_THE_SAME, expected_etag=seen.actual_etag
+                    "n", value=seen.new_value + 1, condition=racing_library.ETAG_IS_THE_SAME, expected_etag=seen.actual_etag
                 ).condition_was_satisfied:
                     break
 
@@ -95,10 +103,10 @@ for _ in range(100):
 """
 
 
-def test_conditional_writes_of_processes_lose_nothing(library: ModuleType, tmp_path: Path) -> None:
-    d = library.FileDirDict(base_dir=tmp_path)
+def test_conditional_writes_of_processes_lose_nothing(racing_library: ModuleType, tmp_path: Path) -> None:
+    d = racing_library.FileDirDict(base_dir=tmp_path)
     d["n"] = 0
-    command = [sys.executable, "-c", COUNTER, library.__name__, str(tmp_path)]
+    command = [sys.executable, "-c", COUNTER, racing_library.__name__, str(tmp_path)]
     crew = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in crew:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -113,16 +121,16 @@ def test_conditional_writes_of_processes_lose_nothing(library: ModuleType, tmp_p
 
 
 def test_of_many_that_add_one_key_to_an_append_only_dict_one_succeeds(
-    library: ModuleType, tmp_path: Path, eager_threads: None
+    racing_library: ModuleType, tmp_path: Path, eager_threads: None
 ) -> None:
-    d = library.FileDirDict(base_dir=tmp_path, append_only=True)
+    d = racing_library.FileDirDict(base_dir=tmp_path, append_only=True)
     for key in map(str, range(40)):
         successes = []
 
         def add(i: int, key: str = key, successes: list[int] = successes) -> None:
             try:
                 d[key] = i
-            except library.MutationPolicyError:
+            except racing_library.MutationPolicyError:
                 return
             successes.append(i)
 
@@ -130,8 +138,8 @@ def test_of_many_that_add_one_key_to_an_append_only_dict_one_succeeds(
         assert successes == [d[key]]
 
 
-def test_of_many_that_set_a_default_all_get_the_same(library: ModuleType, tmp_path: Path, eager_threads: None) -> None:
-    d = library.FileDirDict(base_dir=tmp_path)
+def test_of_many_that_set_a_default_all_get_the_same(racing_library: ModuleType, tmp_path: Path, eager_threads: None) -> None:
+    d = racing_library.FileDirDict(base_dir=tmp_path)
     for key in map(str, range(40)):
         got: list[int] = []
         together(6, lambda i, key=key, got=got: got.append(d.setdefault(key, i)))
@@ -301,10 +309,10 @@ while True:
 """
 
 
-def test_killed_writers_leave_nothing_for_ever(library: ModuleType, tmp_path: Path) -> None:
+def test_killed_writers_leave_nothing_for_ever(racing_library: ModuleType, tmp_path: Path) -> None:
     for i in range(6):
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, library.__name__, str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", WRITER, racing_library.__name__, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
         # Killed while something is there that is not the value's own file.
@@ -316,7 +324,7 @@ def test_killed_writers_leave_nothing_for_ever(library: ModuleType, tmp_path: Pa
                 break
         os.kill(writer.pid, signal.SIGKILL)
         writer.communicate()
-    d = library.FileDirDict(base_dir=tmp_path)
+    d = racing_library.FileDirDict(base_dir=tmp_path)
     d["other"] = 1
     assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".pkl") < 100_000
 
