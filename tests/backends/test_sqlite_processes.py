@@ -723,8 +723,9 @@ def test_writing_in_the_middle_of_a_transaction_of_ones_own_is_refused_at_once(p
             yield from super().__iter__()
             strike()
 
-    backend._calls.write(None, "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET data = excluded.data", Rows(
-        [("a", "1" * 16, 0.0, b"1"), ("b", "2" * 16, 0.0, b"1")]), many=True)  # fmt: skip
+    sql = "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET data = excluded.data"
+    rows = [("a", "1" * 16, 0.0, b"1"), ("b", "2" * 16, 0.0, b"1")]
+    backend._calls.write(None, "", Rows((sql, row) for row in rows), many=True)
     assert len(seen) == 2
     assert {key: blob.data for key, blob in backend.get_many(["a", "b", "h"]).items()} == {"a": b"1", "b": b"1"}
 
