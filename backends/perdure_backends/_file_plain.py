@@ -8,10 +8,11 @@ import stat
 import warnings
 from base64 import b32encode
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b, md5
 
 from perdure.errors import BackendError, IntegrityError, InvalidKeyError, UsageError
-from perdure.protocol import Blob, Buffer, ETag, is_key
+from perdure.protocol import Blob, Buffer, ETag, are_keys, is_key
 
 from ._file_layout import HINT, Version
 from ._file_marker import Marker
@@ -74,10 +75,16 @@ class DigestNames:
         return segment if self.folder(segment) == name else None
 
     def segments(self, names: list[str]) -> Iterable[str]:
-        found = (self.folder_segment(name.removesuffix(self.suffix)) for name in names if name.endswith(self.suffix))
-        return [segment for segment in found if segment is not None]
+        stems = [name.removesuffix(self.suffix) for name in names if name.endswith(self.suffix)]
+        n = self.digest_len
+        if n and are_keys(segments := [stem[: -n - 1] for stem in stems]):
+            # A whole listing is checked at once but for the digests. A name has no slash, so these are single segments.
+            pairs = zip(segments, stems, strict=True)
+            return [segment for segment, stem in pairs if stem[-n - 1] == "_" and stem[-n:] == _digest(segment, n)]
+        return [segment for segment in map(self.folder_segment, stems) if segment is not None]
 
 
+@lru_cache(maxsize=1 << 14)  # the same names come in many folders, and in every listing
 def _digest(segment: str, length: int) -> str:
     """The first characters of the MD5 in base 32. No protection but a spelling, fixed by the layout of existing folders."""
     digest = md5(segment.encode(), usedforsecurity=False).digest()
