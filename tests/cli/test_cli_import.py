@@ -31,9 +31,9 @@ import perdure
 from perdure import registry
 from perdure.cli import places
 from perdure.cli.keynames import name_of
-from perdure.cli.sameness import same
 from perdure.cli.sources import Entry, UnreadableKey, open_source
 from perdure.errors import CodecError, InvalidKeyError, UntrustedError
+from perdure.mapping.sameness import same
 from perdure_backends.memory import MemoryBackend
 
 TRUSTED = "--trusted"

@@ -323,6 +323,18 @@ class TestWriteOnce:
         checks = (d.consistency_checks_attempted, d.consistency_checks_passed, d.consistency_checks_failed)
         assert checks == (1, int(same), int(not same))
 
+    def test_objects_that_cannot_be_pickled_are_compared_too(self, first: Any) -> None:
+        class Local:
+            def __init__(self, x: int) -> None:
+                self.x = x
+
+        d: Any = WriteOnceDict(wrapped_dict=first, p_consistency_checks=1)
+        d["a"] = Local(1)
+        d["a"] = Local(1)
+        with pytest.raises(perdure.PolicyError):
+            d["a"] = Local(2)
+        assert (d.consistency_checks_passed, d.consistency_checks_failed, d["a"].x) == (1, 1, 1)
+
     def test_some_are_compared(self, first: Any) -> None:
         d = WriteOnceDict(wrapped_dict=first, p_consistency_checks=0.5)
         d["a"] = 1
@@ -442,6 +454,11 @@ class TestCopiesInDicts:
         assert d.etag("a") == main.etag("a") == d.get_with_etag("a").actual_etag and d.timestamp("a") == main.timestamp("a")
         with pytest.raises(perdure.PolicyError):
             d["a"] = 2
+        main["other"] = "of the main dict"
+        data["other"] = "of the cache"
+        for _ in range(2):  # the ETag of one is not given to the value of the other
+            seen = d.get_with_etag("other")
+            assert (seen.actual_etag, seen.new_value) == (main.etag("other"), "of the main dict")
         view = d.get_subdict("level")
         view["a"] = 5
         assert d["level", "a"] == view["a"] == data["level", "a"] == 5 and "a" in view and "only" not in view

@@ -118,6 +118,9 @@ def test_progress_is_reported(d: Dict) -> None:
     seen.clear()
     d.clear(progress=note)
     assert seen[-1] == (1100, None) and len(d) == 0
+    seen.clear()
+    d.clone(append_only=True).set_many({"a": 1, "b": 2}, progress=note)
+    assert seen == [(2, 2)]
 
 
 def test_a_bar_is_shown_by_tqdm_which_may_be_missing(d: Dict, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from ..errors import CodecError, InvalidKeyError
 from ..mapping import PersiDict
+from ..mapping.sameness import same
 from . import places
 from .keynames import name_of, spell_source_key
 from .places import read_all
-from .sameness import same
 from .sources import Entry, Source
 
 Advance = Callable[[float], None]

@@ -16,6 +16,11 @@ class _Object(bytes):
 
     value: Any
 
+    def __eq__(self, other: object) -> bool:
+        return self is other  # as bytes all of them are empty
+
+    __hash__ = object.__hash__
+
 
 class Held:
     """A codec for dicts in memory only. Reads give copies. Takes whatever can be pickled or deep-copied.

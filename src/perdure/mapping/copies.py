@@ -14,7 +14,7 @@ from ..protocol import Blob, ETag, Meta
 from ..wrappers.cached import Cached
 from .core import Key
 from .dict import PersiDict
-from .flags import ALWAYS_RETRIEVE, ANY_ETAG, ITEM_NOT_AVAILABLE
+from .flags import ANY_ETAG, ITEM_NOT_AVAILABLE
 
 V = TypeVar("V")
 
@@ -93,13 +93,14 @@ class _InDicts(Cached):
             value = self._main._read(blob.data, key)  # noqa: SLF001
         except (CodecError, PolicyError):
             return  # the reader is told
+        anyway: dict[str, Any] = {"condition": ANY_ETAG, "expected_etag": ITEM_NOT_AVAILABLE}
         try:
             if self._append_only:
-                condition: dict[str, Any] = {"condition": ANY_ETAG, "expected_etag": ITEM_NOT_AVAILABLE}
-                version = self._data.setdefault_if(name, default_value=value, **condition).resulting_etag
+                done = self._data.setdefault_if(name, default_value=value, **anyway)
+                if not done.value_was_mutated:
+                    return  # something is there already, and nobody knows that it is this version
             else:
-                anyway: dict[str, Any] = {"condition": ANY_ETAG, "expected_etag": ITEM_NOT_AVAILABLE}
-                version = self._data.set_item_if(name, value=value, retrieve_value=ALWAYS_RETRIEVE, **anyway).resulting_etag
+                done = self._data.set_item_if(name, value=value, **anyway)
             if self._etags is not None:
                 self._etags[name] = blob.etag
         except Exception as error:
@@ -107,7 +108,7 @@ class _InDicts(Cached):
             return
         if len(self._links) >= _REMEMBERED:
             self._links.clear()
-        self._links[key] = _Link(blob.etag, version, blob.modified)
+        self._links[key] = _Link(blob.etag, done.resulting_etag, blob.modified)
 
     def _drop(self, *keys: str) -> None:
         for key in keys:

@@ -9,16 +9,17 @@ from time import perf_counter, sleep
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 from ..codecs.chain import Chain
-from ..errors import CodecError, ConflictError, IntegrityError, NotFoundError, PolicyError, UsageError
+from ..errors import CodecError, ConflictError, IntegrityError, NotFoundError, PolicyError, PreconditionError, UsageError
 from ..keys import SafeStrTuple, join_key, split_key
-from ..protocol import Backend, Blob
+from ..protocol import ABSENT, Backend, Blob
 from .flags import Joker, NotAValue
 
 V = TypeVar("V")
 Key: TypeAlias = str | Sequence[Any]
 """What may stand between square brackets: a name, or a tuple of names (nested ones are flattened)."""
 
-_MOST_AT_ONCE = 256
+NAMES_AT_ONCE = 1000  # as many as a request to S3 lists
+VALUES_AT_ONCE = 256
 _BYTES_AT_ONCE = 8 << 20  # aimed at, where values are large
 _BOUND = {"_get", "_put", "_contains", "_encode", "_decode", "_any_value", "_listing"}
 
@@ -30,6 +31,7 @@ class Core(NotAValue, Generic[V]):
     """
 
     _split = staticmethod(split_key)  # what makes the keys that are handed out
+    _prefix = ""  # of the paths of this dict: the root's, or a view's
 
     def __init__(
         self,
@@ -46,7 +48,6 @@ class Core(NotAValue, Generic[V]):
         self.chain = chain if isinstance(chain, Chain) else Chain(chain or "msgpack")
         self._append_only = append_only
         self.base_class_for_values = base_class_for_values
-        self._prefix = ""
         self._prefix = self._prefix_of(prefix)
         self._bind()
 
@@ -171,6 +172,16 @@ class Core(NotAValue, Generic[V]):
             raise self._wrong_class(value, path, "stored")
         return value  # type: ignore[no-any-return]
 
+    def _set(self, path: str, data: bytes) -> None:
+        """Write a value's bytes; in an append-only dict, only where the key is absent."""
+        if not self.append_only:
+            self._put(path, data)
+            return
+        try:
+            self._put(path, data, if_match=ABSENT)
+        except PreconditionError as error:
+            raise self._refuse_change("the key is there already", path) from error
+
     def _blobs(self, paths: Iterator[str]) -> Iterator[tuple[str, Blob]]:
         """Paths with what is there, read in batches that grow while values are small, so that a first one is there soon."""
         size = 4
@@ -181,7 +192,7 @@ class Core(NotAValue, Generic[V]):
                 if path in blobs:
                     yield path, blobs.pop(path)
             room = _BYTES_AT_ONCE * len(batch) // (weight or 1)
-            size = max(1, min(2 * size, room, _MOST_AT_ONCE))
+            size = max(1, min(2 * size, room, VALUES_AT_ONCE))
 
     def _complete(self, error: CodecError) -> None:
         """Add what a chain does not know: where the value is, and what can be done about damage."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from ..errors import CodecError, InvalidKeyError, NotFoundError, PreconditionError
 from ..keys import SafeStrTuple, join_key, known_key
 from ..protocol import ABSENT
-from .core import Key
+from .core import VALUES_AT_ONCE, Key
 from .flags import DELETE_CURRENT, KEEP_CURRENT, DeleteCurrentFlag, KeepCurrentFlag, NotAValue
 from .many import ManyItems
 from .times import Times
@@ -21,7 +21,6 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 _REQUIRED: Any = object()
-_VALUES_AT_ONCE = 256
 
 
 class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
@@ -81,15 +80,6 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
             self.backend.delete(path)
         elif value is not KEEP_CURRENT:
             self._set(path, self._spell(value, path))
-
-    def _set(self, path: str, data: bytes) -> None:
-        if not self.append_only:
-            self._put(path, data)
-            return
-        try:
-            self._put(path, data, if_match=ABSENT)
-        except PreconditionError as error:
-            raise self._refuse_change("the key is there already", path) from error
 
     def __delitem__(self, key: Key) -> None:
         """Delete a key; `NotFoundError` where it is absent. Cost: a look and a delete."""
@@ -269,8 +259,8 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
         paths = list(self.backend.keys(self._prefix))
         if len(theirs) != len(paths) or theirs.keys() != {path[cut:] for path in paths}:
             return False
-        for start in range(0, len(paths), _VALUES_AT_ONCE):
-            batch = paths[start : start + _VALUES_AT_ONCE]
+        for start in range(0, len(paths), VALUES_AT_ONCE):
+            batch = paths[start : start + VALUES_AT_ONCE]
             wanted = [theirs[path[cut:]] for path in batch]
             found = other.get_many(wanted) if isinstance(other, PersiDict) else {key: other[key] for key in wanted}
             mine = self._values(batch)

@@ -104,7 +104,7 @@ class FileDirDict(FamilyDict[V]):
         prefix: Key = (),
     ) -> None:
         codec = codec_of(serialization_format, base_class_for_values)
-        folder = os.path.abspath(os.fspath(base_dir) if isinstance(base_dir, os.PathLike) else str(base_dir))
+        folder = _folder(base_dir)
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise UsageError("base_dir is a file, not a folder", place=f"file:{folder}", hint="Name another folder.")
         if not isinstance(digest_len, int) or digest_len < 0:
@@ -325,7 +325,7 @@ class S3Dict(BasicS3Dict[V]):
         filters: _Filters = (),
         prefix: Key = (),
     ) -> None:
-        folder = os.path.abspath(os.fspath(base_dir) if isinstance(base_dir, os.PathLike) else str(base_dir))
+        folder = _folder(base_dir)
         params = _common(serialization_format, append_only, base_class_for_values, prefix)
         params |= {"base_dir": folder, "digest_len": digest_len}
         self._open_bucket(params, bucket_name, region, root_prefix, endpoint_url, create, filters)
@@ -356,6 +356,11 @@ class S3Dict(BasicS3Dict[V]):
 
 
 S3Dict_FileDirCached = S3Dict
+
+
+def _folder(base_dir: Any) -> str:
+    """Whatever names a folder, as an absolute path."""
+    return os.path.abspath(os.fspath(base_dir) if isinstance(base_dir, os.PathLike) else str(base_dir))
 
 
 def _common(format: str, append_only: bool, base: type[Any] | None, prefix: Key) -> dict[str, Any]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, TypeVar
 
 from ..keys import SafeStrTuple, join_key
-from .core import Core, Key
+from .core import NAMES_AT_ONCE, VALUES_AT_ONCE, Core, Key
 from .flags import DELETE_CURRENT, KEEP_CURRENT
 from .progress import Progress, reporting
 
 V = TypeVar("V")
 K = TypeVar("K", bound=Key)
-
-_NAMES_AT_ONCE = 1000  # as many as a request to S3 lists
-_VALUES_AT_ONCE = 256
 
 
 class ManyItems(Core[V]):
@@ -44,16 +41,12 @@ class ManyItems(Core[V]):
         Cost: on S3 one request for each key, 32 at a time; on SQLite one statement for 500 keys.
         """
         paths = {(key if type(key) is not list else SafeStrTuple(key)): self._prefix + join_key(key) for key in keys}
-        wanted = dict.fromkeys(paths.values())
+        wanted = list(dict.fromkeys(paths.values()))
         found: dict[str, Any] = {}
-        if progress is False:
-            found = self._values(list(wanted))
-        else:
-            with reporting(progress, len(wanted), "get") as report:
-                names = iter(wanted)
-                while batch := list(islice(names, _VALUES_AT_ONCE)):
-                    found |= self._values(batch)
-                    report(len(batch))
+        with reporting(progress, len(wanted), "get") as report:
+            for batch in _cut(wanted, VALUES_AT_ONCE, progress):
+                found |= self._values(batch)
+                report(len(batch))
         return {key: found[path] for key, path in paths.items() if path in found}  # type: ignore[misc]  # a list became a key
 
     def _values(self, paths: list[str]) -> dict[str, V]:
@@ -78,18 +71,14 @@ class ManyItems(Core[V]):
             elif value is not KEEP_CURRENT:
                 puts[path] = self._spell(value, path)
                 deletes.pop(path, None)
-        if self.append_only:
-            for path, data in puts.items():
-                self._set(path, data)
-        elif progress is False:
-            if puts:
-                self.backend.put_many(puts)
-        else:
-            with reporting(progress, len(puts), "set") as report:
-                paths = iter(puts)
-                while batch := list(islice(paths, _NAMES_AT_ONCE)):
+        with reporting(progress, len(puts), "set") as report:
+            for batch in _cut(list(puts), NAMES_AT_ONCE, progress):
+                if self.append_only:
+                    for path in batch:
+                        self._set(path, puts[path])
+                else:
                     self.backend.put_many({path: puts[path] for path in batch})
-                    report(len(batch))
+                report(len(batch))
         if deletes:
             self.backend.delete_many(deletes)
 
@@ -100,12 +89,8 @@ class ManyItems(Core[V]):
         """
         self._require_mutable()
         paths = [self._prefix + join_key(key) for key in keys]
-        if progress is False:
-            self.backend.delete_many(paths)
-            return
         with reporting(progress, len(paths), "delete") as report:
-            for start in range(0, len(paths), _NAMES_AT_ONCE):
-                batch = paths[start : start + _NAMES_AT_ONCE]
+            for batch in _cut(paths, NAMES_AT_ONCE, progress):
                 self.backend.delete_many(batch)
                 report(len(batch))
 
@@ -117,12 +102,15 @@ class ManyItems(Core[V]):
         self._require_mutable()
         paths = self.backend.keys(self._prefix)
         with reporting(progress, None, "clear") as report:
-            while batch := list(islice(paths, _NAMES_AT_ONCE)):
+            while batch := list(islice(paths, NAMES_AT_ONCE)):
                 self.backend.delete_many(batch)
                 report(len(batch))
 
-    def _set(self, path: str, data: bytes) -> None:
-        raise NotImplementedError
+
+def _cut(paths: list[str], size: int, progress: Progress) -> Iterator[list[str]]:
+    """In batches where somebody wants to see them go by, else all at once, which is what backends are quickest at."""
+    size = len(paths) or 1 if progress is False else size
+    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def pairs_of(items: Any) -> Iterable[tuple[Any, Any]]:

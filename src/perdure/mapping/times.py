@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 from ..keys import SafeStrTuple
 from .conditional import ETagOperations
-from .core import Key
+from .core import NAMES_AT_ONCE, Key
 
 V = TypeVar("V")
 
 _time_of = itemgetter(1)
-_NAMES_AT_ONCE = 1000
 
 
 class Times(ETagOperations[V]):
@@ -75,7 +74,7 @@ class Times(ETagOperations[V]):
         names = iter(self.backend.keys(self._prefix))
         chosen = None
         seen = 0
-        while batch := list(islice(names, _NAMES_AT_ONCE)):
+        while batch := list(islice(names, NAMES_AT_ONCE)):
             seen += len(batch)
             if random() * seen < len(batch):  # as likely as that it comes from this batch, of all that were seen so far
                 chosen = choice(batch)

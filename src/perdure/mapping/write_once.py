@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any, NoReturn, Self, TypeVar
 
 from ..errors import NotFoundError, PolicyError, PreconditionError, UsageError
@@ -107,11 +106,16 @@ class WriteOnceDict(PersiDict[V]):
 
     def _compare(self, first: bytes, data: bytes, path: str) -> None:
         self.consistency_checks_attempted += 1
-        if first == data or _are_same(self._read(first, path), self._read(data, path)):
+        if first == data or self._holds_same(first, data, path):
             self.consistency_checks_passed += 1
             return
         self.consistency_checks_failed += 1
         raise self._refuse("another value was written before", self._key(path), "Find out why the two differ.")
+
+    def _holds_same(self, first: bytes, data: bytes, path: str) -> bool:
+        from .sameness import same  # only those who compare need it
+
+        return same(self._read(first, path), self._read(data, path), ordered=False)
 
     def _refuse(self, text: str, key: object, hint: str) -> PolicyError:
         error = PolicyError(f"this dict is write-once: {text}", key=key, place=self.place, hint=hint)
@@ -135,21 +139,3 @@ def _probability(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise UsageError(f"p_consistency_checks is a number from 0 to 1, not {value!r}")
     return float(value)
-
-
-def _are_same(a: Any, b: Any) -> bool:
-    """Tell whether two values are equal, types included; order counts in lists and tuples only."""
-    if type(a) is not type(b):
-        return False
-    if type(a) in (list, tuple):
-        return len(a) == len(b) and all(map(_are_same, a, b))
-    if type(a) is dict:
-        theirs = {(type(key), key): value for key, value in b.items()}
-        return len(a) == len(b) and all(
-            (type(key), key) in theirs and _are_same(value, theirs[type(key), key]) for key, value in a.items()
-        )
-    if type(a) in (set, frozenset):
-        return {(type(x), x) for x in a} == {(type(x), x) for x in b}
-    if pickle.dumps(a, 5) == pickle.dumps(b, 5):
-        return True
-    return (a == b) is True  # which arrays, and objects that cannot tell, do not say

@@ -8,18 +8,30 @@ from typing import Any
 _PLAIN = (int, str, bytes, bytearray, bool)
 
 
-def same(a: Any, b: Any) -> bool:
-    """Compare by type and value: 1 is not True, 0.0 is not -0.0, nan is nan, a tuple is no list, and dicts keep their order.
+def same(a: Any, b: Any, *, ordered: bool = True) -> bool:
+    """Compare by type and value: 1 is not True, 0.0 is not -0.0, nan is nan, a tuple is no list.
 
     Objects are the same when what pickle would store of them is; where that differs, their own `==` decides.
+
+    Args:
+        a: A value.
+        b: Another one.
+        ordered: Whether the order of the keys of dicts counts.
 
     Raises:
         RecursionError: They are nested too deeply.
     """
-    return _same(a, b, {})
+    return _same(a, b, _Seen(ordered))
 
 
-def _same(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
+class _Seen(dict[tuple[int, int], Any]):
+    """Pairs of objects that are compared or being compared, by their ids."""
+
+    def __init__(self, ordered: bool) -> None:
+        self.ordered = ordered
+
+
+def _same(a: Any, b: Any, seen: _Seen) -> bool:
     kind = type(a)
     if kind is not type(b):
         return False
@@ -39,11 +51,15 @@ def _same(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
     return equal
 
 
-def _same_parts(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
+def _same_parts(a: Any, b: Any, seen: _Seen) -> bool:
     kind = type(a)
     if kind in (list, tuple):
         return len(a) == len(b) and all(_same(x, y, seen) for x, y in zip(a, b, strict=True))
     if kind is dict:
+        if not seen.ordered:
+            keys = {key: key for key in b}
+            found = (key in keys and _same(key, keys[key], seen) and _same(x, b[key], seen) for key, x in a.items())
+            return len(a) == len(b) and all(found)
         pairs = zip(a.items(), b.items(), strict=True)
         return len(a) == len(b) and all(_same(k, j, seen) and _same(x, y, seen) for (k, x), (j, y) in pairs)
     if kind in (set, frozenset):
@@ -55,7 +71,7 @@ def _same_parts(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
     return _same_objects(a, b, seen)
 
 
-def _same_members(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
+def _same_members(a: Any, b: Any, seen: _Seen) -> bool:
     left = {y: y for y in b}
     odd = []  # nan, and objects that equal themselves only
     for x in a:
@@ -71,7 +87,7 @@ def _same_members(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
     return not left
 
 
-def _same_objects(a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> bool:
+def _same_objects(a: Any, b: Any, seen: _Seen) -> bool:
     try:
         if _same(_stored(a), _stored(b), seen):
             return True
