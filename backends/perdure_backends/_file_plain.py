@@ -148,7 +148,7 @@ def settle_names(marker: Marker, root: str, suffix: str, digest_len: int, *, giv
             warnings.warn(
                 f"{place}: this folder holds values with the suffix {', '.join(others)}, and this dict shows and keeps those "
                 f"with {suffix or 'none'} only. If that is not meant, open it with the other format.",
-                stacklevel=5,
+                stacklevel=6,  # whoever called perdure.open, or FileDirDict
             )
     about = "@" + suffix.replace("=", "%")  # a "=" ends a name in the marker
     marker.require({"digest_len": marker.settings.get("digest_len", str(digest_len)), f"suffix{about}": "used"})
@@ -189,7 +189,7 @@ def _look_for_digests(root: str, suffix: str, digest_len: int, place: str) -> li
         warnings.warn(
             f"{place}: {len(bare)} names such as {bare[0][:60]!r} have no digest of {digest_len} characters, so they are taken "
             "for files of others and not shown. If they are values of this dict, open it with digest_len=0.",
-            stacklevel=6,
+            stacklevel=7,
         )
     return [suffix] if names else sorted(others)
 

@@ -180,7 +180,7 @@ class TestFileDirDict:
             shutil.rmtree(tmp_path / ".perdure")  # as persidict leaves a folder
         with pytest.warns(UserWarning, match=r"holds values with the suffix \.pkl") as caught:
             d = FileDirDict(base_dir=tmp_path, serialization_format="json")
-        assert len(caught) == 1 and len(d) == 0
+        assert len(caught) == 1 and len(d) == 0 and caught[0].filename == __file__
         d["a"] = 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
