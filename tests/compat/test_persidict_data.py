@@ -135,6 +135,24 @@ def test_a_folder(
     _check(open_by, writer_and_reader, stored)
 
 
+@pytest.mark.parametrize("name", ["frame", "series", "frame-with-gaps", "range", "categories", "several-levels"])
+def test_pandas_in_json_comes_back_as_it_does_there(
+    name: str, writer_and_reader: tuple[ModuleType, ModuleType], theirs: ModuleType, tmp_path: pathlib.Path
+) -> None:
+    more = {
+        "frame-with-gaps": pd.DataFrame({"a": [1.5, None], "t": pd.to_datetime(["2024-01-01", None])}, index=["u", "v"]),
+        "range": pd.RangeIndex(0, 15),  # comes back as an Index that is equal to it
+        "categories": pd.Series(["a", "b"], dtype="category"),
+        "several-levels": pd.MultiIndex.from_tuples([(1, "a"), (2, "b")]),
+    }
+    writer, reader = writer_and_reader
+    writer.FileDirDict(base_dir=tmp_path, serialization_format="json")["k"] = (values() | more)[name]
+    theirs.FileDirDict(base_dir=tmp_path / "there", serialization_format="json")["k"] = (values() | more)[name]
+    got = reader.FileDirDict(base_dir=tmp_path, serialization_format="json")["k"]
+    expected = theirs.FileDirDict(base_dir=tmp_path / "there", serialization_format="json")["k"]
+    assert type(got) is type(expected) and got.equals(expected)
+
+
 @pytest.mark.parametrize("digest_len", [0, 4])
 def test_a_folder_of_text(digest_len: int, writer_and_reader: tuple[ModuleType, ModuleType], tmp_path: pathlib.Path) -> None:
     def open_by(library: ModuleType) -> Any:
