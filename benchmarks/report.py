@@ -26,6 +26,13 @@ exception alone costs as much as two `access`; nearly half of what a new process
 standard library's `typing` and `re`; and of eight processes that increment one number those that lose look again before they
 try again, none of them waits long, and a single one already takes one and a half times its floor. A key of several levels
 costs a folder one look more for each, so that a planted link is not followed.
+
+`set_many` saves syncs, so what it gains depends on what a sync costs beside the rest. The disk here is an ext4 without a journal,
+mounted with `discard`. There a sync is cheap (two of them in 0.5 ms), replacing a file waits for the discard of its old blocks,
+and a new file is looked for past all that were freed in the last seconds: the floor, with two syncs for 1000 values, is only
+twice as fast as single writes. On an ext4 as `mkfs.ext4` makes it, in a file of this disk, 1000 values in a folder took 134 to
+162 µs each by `set_many` and 770 to 1085 µs by single writes, 5.3 to 8.0 times as much. In SQLite `set_many` costs what the
+same statements by hand do (18 to 31 times less than single writes on that ext4, 13 to 17 times here).
 """
 
 
