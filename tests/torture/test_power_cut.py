@@ -27,7 +27,7 @@ from perdure_backends.file import FileBackend
 pytestmark = pytest.mark.skipif(
     not shutil.which("strace"), reason="needs strace (Debian package strace) to record system calls"
 )
-MIXTURES = 2 * ROUNDS
+MIXTURES = 2 * ROUNDS if ROUNDS > 1 else 1
 PLACE = {"file": "new/folders/place", "plain": "place", "sqlite": "place"}  # a database's folder has to exist
 
 
