@@ -27,7 +27,7 @@ standard library's `typing` and `re`; and of eight processes that increment one 
 try again, none of them waits long, and a single one already takes one and a half times its floor. A key of several levels
 costs a folder one look more for each, so that a planted link is not followed.
 
-`set_many` saves syncs, so what it gains depends on what a sync costs beside the rest. The disk here is an ext4 without a journal,
+`set_many` saves syncs, so its gain depends on what a sync costs beside the rest. The disk here is an ext4 without a journal,
 mounted with `discard`. There a sync is cheap (two of them in 0.5 ms), replacing a file waits for the discard of its old blocks,
 and a new file is looked for past all that were freed in the last seconds: the floor, with two syncs for 1000 values, is only
 twice as fast as single writes. On an ext4 as `mkfs.ext4` makes it, in a file of this disk, 1000 values in a folder took 134 to
