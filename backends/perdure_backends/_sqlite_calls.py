@@ -88,8 +88,8 @@ class Calls:
     def write(
         self, key: str | None, sql: str, values: Any, swap: ETag | None = None, *, creating: bool = True, many: bool = False
     ) -> int:
-        """Run one statement when our turn has come, and return how many rows it changed; or, with `many`, a transaction of
-        those that stand with their values in `values`, and return how many these are."""
+        """Run one statement when our turn has come, or with `many` a transaction of those that stand with their values in
+        `values`; return how many rows were changed."""
         try:
             link = self._local.link
         except AttributeError:
@@ -112,8 +112,7 @@ class Calls:
                                     return 0
                             if link.look_again > monotonic() or link.is_current():
                                 if many:
-                                    self._transact(link, values)
-                                    return len(values)
+                                    return self._transact(link, values)
                                 return int(write(sql, values).rowcount)
                         finally:
                             if link.fd == fd:  # else this is a child forked just now, and the lock is its parent's
@@ -138,15 +137,17 @@ class Calls:
         flock(link.fd, LOCK_EX)
         return True
 
-    def _transact(self, link: Link, statements: list[tuple[str, Any]]) -> None:
-        """Run a transaction."""
+    def _transact(self, link: Link, statements: list[tuple[str, Any]]) -> int:
+        """Run a transaction, and return how many rows it changed."""
         db = link.db
+        changed = 0
         try:
             link.alone = True
             db.execute("BEGIN IMMEDIATE")
             for sql, values in statements:
-                db.execute(sql, values)
+                changed += db.execute(sql, values).rowcount
             db.execute("COMMIT")
+            return changed
         except BaseException:
             link.drop()  # which takes back what was not committed
             raise

@@ -250,12 +250,12 @@ class SQLiteBackend(Backend):
         wanted = [check_key(key) for key in keys]
         deletes = [(f"DELETE FROM blobs WHERE key IN ({','.join('?' * len(some))})", some) for some in _together(wanted)]
         if len(deletes) > 1:
-            self._write(None, "", deletes, creating=False, many=True)
+            self._erase(None, "", deletes, many=True)
         elif deletes:
             self._erase(None, *deletes[0])
 
-    def _erase(self, key: str | None, sql: str, values: Any) -> None:
-        if not self._write(key, sql, values, creating=False) and self._options["sync"] == "full":
+    def _erase(self, key: str | None, sql: str, values: Any, *, many: bool = False) -> None:
+        if not self._write(key, sql, values, creating=False, many=many) and self._options["sync"] == "full":
             # Absent already; but whoever removed it may have been killed before that was durable, and this call may not say so.
             try:
                 file.sync_log(os.path.realpath(self.path))

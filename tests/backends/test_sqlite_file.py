@@ -670,7 +670,8 @@ def test_deleting_what_is_absent_makes_its_absence_durable(path: Path, monkeypat
     backend.put("k", b"1")
     other.delete("k")
     monkeypatch.setattr(os, "fsync", sync_and_note)
-    for delete in (lambda: backend.delete("k"), lambda: backend.delete_many(["k", "l"])):
+    many = ["k", *(f"l{number}" for number in range(500))]  # more than one statement removes
+    for delete in (lambda: backend.delete("k"), lambda: backend.delete_many(["k", "l"]), lambda: backend.delete_many(many)):
         delete()
         assert synced == ["x.db-wal"] * (sync == "full")
         synced.clear()
