@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .errors import (
         BackendError,
         CodecError,
+        ComponentError,
         ConflictError,
         IntegrityError,
         InvalidKeyError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         PerdureError,
         PolicyError,
         PreconditionError,
+        SnapshotNotFoundError,
         UnavailableError,
         UnknownOutcomeError,
         UntrustedError,
@@ -47,6 +49,14 @@ if TYPE_CHECKING:
     from .mapping.write_once import WriteOnceDict
     from .protocol import ABSENT, AsyncBackend, Backend, Blob, ETag, Meta
     from .registry import open_backend
+    from .snapshots.components import PersistentStateMixin
+    from .snapshots.conditions import PeriodicSaveCondition
+    from .snapshots.generators import RandomGenerators
+    from .snapshots.keep import KeepBest, KeepEvery, KeepLatest, KeepThinned, KeepYoungerThan
+    from .snapshots.manifest import Snapshot
+    from .snapshots.pickles import load_pickle, save_pickle
+    from .snapshots.states_keeper import LatestStatesKeeper, StatesKeeper
+    from .snapshots.store import StateStore
     from .wrappers.cached import Cached
 
 # Where each public name lives. Loaded at first use: `import perdure` alone costs about a millisecond.
@@ -54,9 +64,9 @@ _homes = {
     "codecs.security": "Encrypted Signed",
     "codecs.types": "register_type",
     "errors": (
-        "BackendError CodecError ConflictError IntegrityError InvalidKeyError MissingExtraError NotFoundError NotModified "
-        "PerdureError PolicyError PreconditionError UnavailableError UnknownOutcomeError UntrustedError UntrustedWarning "
-        "UsageError"
+        "BackendError CodecError ComponentError ConflictError IntegrityError InvalidKeyError MissingExtraError NotFoundError "
+        "NotModified PerdureError PolicyError PreconditionError SnapshotNotFoundError UnavailableError UnknownOutcomeError "
+        "UntrustedError UntrustedWarning UsageError"
     ),
     "keys": "SafeStrTuple replace_unsafe_chars",
     "mapping.dict": "PersiDict",
@@ -70,6 +80,14 @@ _homes = {
     "mapping.write_once": "WriteOnceDict",
     "protocol": "ABSENT AsyncBackend Backend Blob ETag Meta",
     "registry": "open_backend",
+    "snapshots.components": "PersistentStateMixin",
+    "snapshots.conditions": "PeriodicSaveCondition",
+    "snapshots.generators": "RandomGenerators",
+    "snapshots.keep": "KeepBest KeepEvery KeepLatest KeepThinned KeepYoungerThan",
+    "snapshots.manifest": "Snapshot",
+    "snapshots.pickles": "load_pickle save_pickle",
+    "snapshots.states_keeper": "LatestStatesKeeper StatesKeeper",
+    "snapshots.store": "StateStore",
     "wrappers.cached": "Cached",
 }
 _home = {name: module for module, names in _homes.items() for name in names.split()}
@@ -88,6 +106,7 @@ __all__ = [
     "Blob",
     "Cached",
     "CodecError",
+    "ComponentError",
     "ConflictError",
     "DELETE_CURRENT",
     "ETAG_HAS_CHANGED",
@@ -101,6 +120,12 @@ __all__ = [
     "IntegrityError",
     "InvalidKeyError",
     "KEEP_CURRENT",
+    "KeepBest",
+    "KeepEvery",
+    "KeepLatest",
+    "KeepThinned",
+    "KeepYoungerThan",
+    "LatestStatesKeeper",
     "LocalDict",
     "Meta",
     "MissingExtraError",
@@ -109,12 +134,19 @@ __all__ = [
     "NotModified",
     "OverlappingMultiDict",
     "PerdureError",
+    "PeriodicSaveCondition",
     "PersiDict",
+    "PersistentStateMixin",
     "PolicyError",
     "PreconditionError",
+    "RandomGenerators",
     "S3Dict",
     "SafeStrTuple",
     "Signed",
+    "Snapshot",
+    "SnapshotNotFoundError",
+    "StateStore",
+    "StatesKeeper",
     "UnavailableError",
     "UnknownOutcomeError",
     "UntrustedError",
@@ -122,9 +154,11 @@ __all__ = [
     "UsageError",
     "VALUE_NOT_RETRIEVED",
     "WriteOnceDict",
+    "load_pickle",
     "open_backend",
     "register_type",
     "replace_unsafe_chars",
+    "save_pickle",
 ]
 
 

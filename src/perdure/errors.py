@@ -4,6 +4,7 @@
 
     PerdureError
     ├── NotFoundError (KeyError)          the key is absent: create it, or use a default
+    │   └── SnapshotNotFoundError (FileNotFoundError)   ... and it was to be a snapshot
     ├── NotModified                       `get(if_none_match=...)`: keep using what you have
     ├── PreconditionError                 somebody else was first: read again, decide again
     │   └── ConflictError (RuntimeError)  ... and every retry lost as well
@@ -14,10 +15,13 @@
     │   └── UntrustedError                reading them could run code, or their signature does not fit
     ├── PolicyError (TypeError)           read-only, write-once, append-only: not allowed here by design
     ├── UsageError (ValueError)           a URL, an option or a setting is wrong: change the call
-    │   └── UsageTypeError (TypeError)        ... as it is of the wrong type
+    │   ├── UsageTypeError (TypeError)        ... as it is of the wrong type
+    │   └── DuplicateNameError (KeyError)     ... as the name is taken
+    ├── ComponentError (RuntimeError)     an object could not save or load its part of a snapshot: see its `__cause__`
     ├── MissingExtraError (ImportError)   an optional dependency is not installed: the message says what to type
     └── BackendError (OSError, RuntimeError)   the place itself failed
         ├── UnavailableError              ... for the moment: the same call may work later
+        │   └── MissingRankError (TimeoutError)   ... as other processes did not bring their parts of a snapshot
         └── UnknownOutcomeError           ... and the write may or may not have happened
 
 Each error says which key, in which place, and what to do next, and keeps these as the attributes `key`, `place` and `hint`.
@@ -27,21 +31,26 @@ The one warning, `UntrustedWarning`, stands outside this tree.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 __all__ = [
     "BackendError",
     "CodecError",
+    "ComponentError",
     "ConflictError",
+    "DuplicateNameError",
     "IntegrityError",
     "InvalidKeyError",
     "InvalidKeyTypeError",
     "MissingExtraError",
+    "MissingRankError",
     "NotFoundError",
     "NotModified",
     "PerdureError",
     "PolicyError",
     "PreconditionError",
+    "SnapshotNotFoundError",
     "UnavailableError",
     "UnknownOutcomeError",
     "UntrustedError",
@@ -108,6 +117,13 @@ class NotFoundError(PerdureError, KeyError):
         super().__init__(problem, key=key, place=place, hint=hint)
         if key is not None:
             self.args = (key,)  # where code that catches a dict's KeyError looks for it
+
+
+class SnapshotNotFoundError(NotFoundError, FileNotFoundError):
+    """There is no snapshot of this name, or none at all."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        return FileNotFoundError.__new__(cls)  # by name: what `KeyError` brings along refuses to make an `OSError`
 
 
 class NotModified(PerdureError):
@@ -205,6 +221,36 @@ class UsageTypeError(UsageError, TypeError):
     """An argument is of the wrong type."""
 
 
+class DuplicateNameError(UsageError, KeyError):
+    """Something else has this name already."""
+
+
+class ComponentError(PerdureError, RuntimeError):
+    """A registered object could not save or load its part of a snapshot; what it raised is the `__cause__`.
+
+    Attributes:
+        component: The name of the object that failed.
+        loaded: The names of those that had been loaded before it, and now have the state of the snapshot.
+        untouched: The names of those that still have the state from before.
+    """
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        key: object = None,
+        place: str | None = None,
+        hint: str | None = None,
+        component: str = "",
+        loaded: Sequence[str] = (),
+        untouched: Sequence[str] = (),
+    ) -> None:
+        super().__init__(problem, key=key, place=place, hint=hint)
+        self.component = component
+        self.loaded = tuple(loaded)
+        self.untouched = tuple(untouched)
+
+
 class MissingExtraError(PerdureError, ImportError):
     """An optional dependency is not installed.
 
@@ -249,6 +295,16 @@ class BackendError(PerdureError, OSError, RuntimeError):
 
 class UnavailableError(BackendError):
     """The place cannot be reached or is too busy at the moment; nothing was changed and the same call may work later."""
+
+
+class MissingRankError(UnavailableError, TimeoutError):
+    """Not all processes of a job brought their parts of a snapshot in time; there is no such snapshot.
+
+    Attributes:
+        ranks: The numbers of those that are missing.
+    """
+
+    ranks: tuple[int, ...] = ()
 
 
 class UnknownOutcomeError(BackendError):

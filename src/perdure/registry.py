@@ -70,7 +70,7 @@ def open_backend(where: str | os.PathLike[str], **options: Any) -> Backend:
         MissingExtraError: The backend's dependencies are not installed; the message says what to type.
         BackendError: The place exists and is something else.
     """
-    scheme, location, query = _split(where)
+    scheme, location, query = parse_url(where)
     factory = _factory(scheme, _bare(where))
     known: Mapping[str, Any] = getattr(factory, "__kwdefaults__", None) or {}
     for name, text in query:
@@ -83,7 +83,8 @@ def open_backend(where: str | os.PathLike[str], **options: Any) -> Backend:
     return factory(location, **options)
 
 
-def _split(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str]]]:
+def parse_url(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, str]]]:
+    """The scheme, the location and the options of a URL; a path is of the scheme `file`. Raises `UsageError`."""
     text = os.fspath(where)
     if not isinstance(text, str):
         raise UsageError(f"a place is given as text or as a path of text, not as {type(text).__name__}")

@@ -31,6 +31,10 @@ _commands = {
     "import": "importing",
     "info": "about",
     "doctor": "doctor",
+    "snapshots": "snapshots",
+    "restore": "restoring",
+    "prune": "pruning",
+    "diff": "comparing",
     "demo": "demo.command",
 }
 

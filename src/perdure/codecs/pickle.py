@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import lz4.frame
@@ -11,7 +12,7 @@ import lz4.frame
 from ..errors import CodecError, IntegrityError, PerdureError
 from .compression import LZ4_MAGIC, expand_lz4
 
-__all__ = ["Pickle"]
+__all__ = ["Pickle", "blame"]
 
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, UnicodeDecodeError)
 
@@ -36,7 +37,7 @@ class Pickle:
         except RecursionError as error:
             raise CodecError("value is nested too deeply to be pickled", hint="Flatten it.") from error
         except Exception as error:
-            path, part = _blame(value)
+            path, part = blame(value)
             hint = "Leave that part out, or give its class a __reduce__ method."
             raise CodecError(f"value{path}, a {type(part).__name__}, cannot be pickled: {error}", hint=hint) from error
         # Both checksums: some bits of a compressed block mean nothing, and only the block's own notices when they change.
@@ -74,15 +75,20 @@ def _load_by_joblib(data: bytes) -> Any:
     return joblib.load(io.BytesIO(data))
 
 
-def _blame(value: Any) -> tuple[str, Any]:
-    """Find the smallest part of lists, tuples and dicts that cannot be pickled."""
+def blame(value: Any, dump: Callable[[Any], object] = lambda part: pickle.dumps(part, 5)) -> tuple[str, Any]:
+    """Find the smallest part of lists, tuples and dicts that cannot be pickled, and how to come to it.
+
+    Args:
+        value: What cannot be pickled.
+        dump: Pickles a part, to see whether it can be.
+    """
     path = ""
     for _ in range(100):
         kind = type(value)
         parts: Any = value.items() if kind is dict else enumerate(value) if kind in (list, tuple) else ()
         for step, part in parts:
             try:
-                pickle.dumps(part, 5)
+                dump(part)
             except Exception:  # which is what we are looking for
                 path, value = f"{path}[{step!r:.60}]", part
                 break

@@ -1,0 +1,329 @@
+"""Snapshots in any backend: a bucket, a database, memory.
+
+::
+
+    snapshots/0000000042        a manifest; put last, and only where there is none
+    parts/<save>/<digest>       a piece of at most 16 MiB, under the save that uploaded it; never changed
+    drafts/<save>               a save under way, and which snapshot it takes unchanged pieces from
+
+Nothing is locked, as nobody could tell a slow machine from a dead one. Instead everybody writes down what is about to happen and
+then looks at what the others wrote down; as a place shows every write at once, at least one of two sees the other. A save puts its
+draft, naming the snapshot whose pieces it shares, and *then* looks whether that is still there. Who removes a snapshot takes its
+manifest away and *then* looks for drafts that name it, and for manifests that share its pieces; those pieces stay. A draft that was
+not renewed for an hour is taken for dead and removed; a save finds its own missing right after it put its manifest, and takes it
+back. So a wrong guess costs a save, never a snapshot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Final
+
+from ..errors import CodecError, IntegrityError, NotFoundError, PreconditionError, SnapshotNotFoundError
+from ..protocol import ABSENT, Backend, ETag
+from .bucket_draft import BackendDraft
+from .disk import explain, open_new, remove_tree, write_at
+from .manifest import CHUNK, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
+from .place import Report, damaged
+from .work import Call, Work
+
+MANIFESTS: Final = "snapshots/"
+PARTS: Final = "parts/"
+DRAFTS: Final = "drafts/"
+LEASE: Final = 3600.0
+"""Seconds after which a draft that was not renewed belongs to the dead."""
+
+TRANSFERS: Final = 8
+"""Pieces on their way at once; so much memory is used besides, times `CHUNK`."""
+
+_TRIES = 10
+
+
+class BackendPlace:
+    """Snapshots in a backend. Safe for threads, processes and machines.
+
+    Args:
+        backend: Where; everything under it belongs to the snapshots.
+        share: Whether pieces of an earlier snapshot may be used again.
+    """
+
+    def __init__(self, backend: Backend, *, share: bool = True) -> None:
+        self.backend = backend
+        self.place = backend.place
+        self.shared_by_machines = backend.shared_by_machines
+        self.path: Path | None = None
+        self.share = share
+        self.base: Snapshot | None = None
+        self.whole: set[str] = set()
+        self._manifests: dict[str, tuple[ETag, Snapshot | Broken]] = {}
+
+    def __repr__(self) -> str:
+        return f"<BackendPlace {self.place}>"
+
+    def entries(self) -> list[Snapshot | Broken]:
+        found = [entry for _, entry in sorted(self._listed().items())]
+        return [e for e in found if isinstance(e, Broken)] + [e for e in found if isinstance(e, Snapshot)]
+
+    def _listed(self) -> dict[str, Snapshot | Broken]:
+        """All manifests by their key. Each is fetched once, as they never change."""
+        metas = {meta.key: meta.etag for meta in self.backend.scan(MANIFESTS) if _number(meta.key)}
+        self._manifests = {key: known for key, known in self._manifests.items() if metas.get(key) == known[0]}
+        for key, blob in self.backend.get_many([key for key in metas if key not in self._manifests]).items():
+            self._manifests[key] = blob.etag, self._parse(key, blob.data)
+        return {key: entry for key, (_, entry) in self._manifests.items()}
+
+    def _parse(self, key: str, data: bytes) -> Snapshot | Broken:
+        try:
+            return dataclasses.replace(read_manifest(data, key, self.place), sequence=_number(key))
+        except CodecError as error:
+            return Broken(key, error)
+
+    def find(self, which: str | os.PathLike[str]) -> Snapshot:
+        name = os.path.basename(os.fspath(which))
+        for key, entry in self._listed().items():
+            if entry.name == name or key.removeprefix(MANIFESTS) == name:
+                if isinstance(entry, Broken):
+                    raise entry.error
+                return entry
+        raise SnapshotNotFoundError(
+            "there is no such snapshot", key=name, place=self.place, hint="perdure snapshots lists those there are."
+        )
+
+    def begin(self, *, isolate: bool) -> BackendDraft:
+        draft = BackendDraft(self, isolate=isolate)
+        try:
+            draft.announce(self.base if self.share else None)
+        except BaseException:
+            draft.abandon()
+            raise
+        return draft
+
+    def is_there(self, snapshot: Snapshot) -> bool:
+        """Whether nobody has removed it; asked of the place."""
+        try:
+            data = self.backend.get(key_of(snapshot.sequence)).data
+        except NotFoundError:
+            return False
+        found = self._parse(key_of(snapshot.sequence), data)
+        return isinstance(found, Snapshot) and found.id == snapshot.id
+
+    def put_manifest(self, snapshot: Snapshot) -> Snapshot:
+        """Give it the next number and a free name, and make it visible."""
+        entries = self._listed()
+        names = {entry.name for entry in entries.values()}
+        name, stem, suffix, again = snapshot.name, *os.path.splitext(snapshot.name), 1
+        sequence = max(map(_number, entries), default=0)
+        while True:
+            while name in names:
+                again += 1
+                name = f"{stem}~{again}{suffix}"
+            sequence += 1
+            snapshot = dataclasses.replace(snapshot, sequence=sequence, name=name, place=self.place)
+            try:
+                self.backend.put(key_of(sequence), write_manifest(snapshot), if_match=ABSENT)
+                return snapshot
+            except PreconditionError:
+                # Somebody was first, and may even have taken the name.
+                names |= {entry.name for entry in self._listed().values()}
+
+    def read(self, snapshot: Snapshot) -> BackendReading:
+        return BackendReading(self, snapshot)
+
+    def is_whole(self, snapshot: Snapshot) -> bool:
+        return snapshot.id in self.whole or not self.read(snapshot).damage(snapshot.parts.values(), lambda _: None)
+
+    def remove(self, snapshot: Snapshot) -> bool:
+        if self.base == snapshot:
+            self.base = None
+        try:
+            blob = self.backend.get(key_of(snapshot.sequence))
+            found = self._parse(key_of(snapshot.sequence), blob.data)
+            if isinstance(found, Snapshot) and found.id == snapshot.id:  # and no later one under the same number
+                self.backend.delete(key_of(snapshot.sequence), if_match=blob.etag)
+        except (NotFoundError, PreconditionError):
+            pass  # somebody else has just removed it; both go on
+        self._manifests.pop(key_of(snapshot.sequence), None)
+        for draft in self._drafts().values():
+            if draft.get("base") == snapshot.id:
+                return True  # it may need the pieces; `sweep` removes them when it is done
+        used = {key for entry in self._listed().values() if isinstance(entry, Snapshot) for key in keys_of(entry)}
+        self.backend.delete_many(sorted(set(keys_of(snapshot)) - used))
+        return True
+
+    def sweep(self) -> None:
+        pieces = list(self.backend.keys(PARTS))
+        drafts = self._drafts()
+        now = self._now() if drafts else 0.0
+        for key, draft in list(drafts.items()):
+            if now - draft["renewed"] > LEASE:
+                self.backend.delete(key)
+                del drafts[key]
+        if not pieces:
+            return
+        for _ in range(_TRIES):
+            before = self._listed()
+            live = {entry.id for entry in before.values() if isinstance(entry, Snapshot)}
+            if any(isinstance(entry, Broken) for entry in before.values()):
+                return  # nobody knows which pieces it needs
+            busy = self._drafts()
+            if any(draft.get("base") not in (None, *live) for draft in busy.values()):
+                return  # such a draft may use what only a removed snapshot lists
+            if self._listed().keys() == before.keys():
+                break
+        else:
+            return  # so much is going on here that another time will do
+        used = {key for entry in before.values() if isinstance(entry, Snapshot) for key in keys_of(entry)}
+        saving = {key.removeprefix(DRAFTS) for key in (*drafts, *busy)}
+        self.backend.delete_many([key for key in pieces if key not in used and key.split("/")[1] not in saving])
+
+    def _drafts(self) -> dict[str, dict[str, Any]]:
+        """What is being saved, by key, each with when that was last renewed."""
+        metas = {meta.key: meta.modified for meta in self.backend.scan(DRAFTS)}
+        drafts = {}
+        for key, blob in self.backend.get_many(metas).items():
+            try:
+                told = json.loads(blob.data)
+                drafts[key] = {"base": told.get("base"), "renewed": max(blob.modified, metas[key])}
+            except (ValueError, AttributeError):
+                drafts[key] = {"base": "?", "renewed": metas[key]}
+        return drafts
+
+    def _now(self) -> float:
+        """The time by the clock of the place, which also says when drafts were renewed; ours may be anything."""
+        key = f"{DRAFTS}{os.urandom(16).hex()}"
+        self.backend.put(key, b"{}")
+        try:
+            return self.backend.head(key).modified
+        except NotFoundError:
+            return 0.0  # a place that keeps nothing
+        finally:
+            self.backend.delete(key)
+
+    def records(self) -> tuple[Backend, str]:
+        return self.backend, "ranks/"
+
+    def close(self) -> None:
+        self.backend.close()
+
+
+class BackendReading:
+    """One snapshot. Nobody can be kept from removing it; what is missing then is an error like damage."""
+
+    def __init__(self, place: BackendPlace, snapshot: Snapshot) -> None:
+        self._place = place
+        self._snapshot = snapshot
+        self._folder = ""
+        self._compared: set[str] = set()
+
+    def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
+        wanted = list(parts)
+        memory = {part.name: memoryview(bytearray(part.size)) for part in wanted}
+        errors: dict[str, IntegrityError] = {}
+        work = Work(TRANSFERS)
+        try:
+            for part in wanted:
+                for number in range(len(part.chunks)):
+                    work.submit(Call(self._fetch_chunk, part, number, memory[part.name], errors, report))
+            work.finish()
+        finally:
+            work.stop()
+        for part in wanted:
+            if part.name in errors:
+                raise errors[part.name]
+        self._know(wanted)
+        return memory
+
+    def fetch_files(self, parts: Iterable[Part], report: Report) -> Path:
+        if not self._folder:
+            self._folder = mkdtemp(prefix="perdure-")
+        for part in parts:
+            path = os.path.join(self._folder, *part.name.split("/"))
+            data = self.fetch([part], report)[part.name]
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                fd = open_new(path)
+                try:
+                    write_at(fd, [data], 0)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                raise explain(error, f"file:{self._folder}", "write", part.name) from error
+        return Path(self._folder)
+
+    def damage(self, parts: Iterable[Part], report: Report) -> list[IntegrityError]:
+        errors: dict[str, IntegrityError] = {}
+        wanted = list(parts)
+        work = Work(TRANSFERS)
+        try:
+            for part in wanted:
+                for number in range(len(part.chunks)):
+                    work.submit(Call(self._fetch_chunk, part, number, None, errors, report))
+            work.finish()
+        finally:
+            work.stop()
+        if not errors:
+            self._know(wanted)
+        return [errors[part.name] for part in wanted if part.name in errors]
+
+    def _fetch_chunk(
+        self, part: Part, number: int, memory: memoryview | None, errors: dict[str, IntegrityError], report: Report
+    ) -> None:
+        start = number * CHUNK
+        size = min(CHUNK, part.size - start)
+        if not size:
+            return
+        try:
+            data = self._place.backend.get(piece_key(self._snapshot, part, number)).data
+        except NotFoundError:
+            errors[part.name] = damaged(self._snapshot, part, "the part is missing")
+            return
+        except CodecError as error:
+            errors[part.name] = damaged(self._snapshot, part, f"the part is damaged: {error.problem}")
+            return
+        if len(data) != size or digest_of(data) != part.chunks[number]:
+            errors[part.name] = damaged(self._snapshot, part, "the part is damaged: its bytes are not those that were saved")
+        elif memory is not None:
+            memory[start : start + size] = data
+        report(size)
+
+    def _know(self, parts: list[Part]) -> None:
+        self._compared.update(part.name for part in parts)
+        if self._compared >= self._snapshot.parts.keys():
+            self._place.base = self._snapshot
+            self._place.whole.add(self._snapshot.id)
+
+    def close(self) -> None:
+        folder, self._folder = self._folder, ""
+        if folder:
+            remove_tree(folder)
+
+
+def _number(key: str) -> int:
+    """The number in a manifest's key; 0 for a key of something else."""
+    found = re.fullmatch(rf"{MANIFESTS}(\d{{10,18}})", key)
+    return int(found[1]) if found else 0
+
+
+def key_of(sequence: int) -> str:
+    """Where a manifest is."""
+    return f"{MANIFESTS}{sequence:010d}"
+
+
+def piece_key(snapshot: Snapshot, part: Part, number: int) -> str:
+    """Where a piece of a part is."""
+    home = part.homes[number] if part.homes else snapshot.id
+    return f"{PARTS}{home}/{part.chunks[number]}"
+
+
+def keys_of(snapshot: Snapshot) -> Iterable[str]:
+    """Where all its pieces are."""
+    for part in snapshot.parts.values():
+        for number in range(len(part.chunks)):
+            if part.size:
+                yield piece_key(snapshot, part, number)

@@ -1,0 +1,270 @@
+"""A snapshot in a backend while it is being made: pieces are uploaded at once, and the manifest is put at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from threading import Condition, Lock
+from typing import TYPE_CHECKING, Final
+
+from ..errors import PerdureError, PreconditionError, UnavailableError
+from ..protocol import ETag
+from .disk import explain, open_read, read_into, remove_tree
+from .manifest import CHUNK, Part, Snapshot, digest_of
+from .place import Report, cut, digest_of_views
+from .work import Call, Work
+from .written import written_by
+
+if TYPE_CHECKING:
+    from .bucket import BackendPlace
+
+STAGED: Final = 1 << 30
+"""Bytes of copies that may wait for being uploaded while the program goes on; a larger state makes it wait for the rest."""
+
+_RENEW = 600.0  # seconds
+
+
+class BackendDraft:
+    """As `place.Draft`.
+
+    Args:
+        place: Where.
+        isolate: Whether pieces are copied, so that the caller need not wait for them to be uploaded.
+    """
+
+    def __init__(self, place: BackendPlace, *, isolate: bool) -> None:
+        from .bucket import TRANSFERS
+
+        self.id = os.urandom(16).hex()
+        self._place = place
+        self._isolate = isolate
+        self._copying = Work()
+        self._sending = Work(TRANSFERS)
+        self._room = _Room(STAGED)
+        self._lock = Lock()
+        self._parts: dict[str, Part] = {}
+        self._pieces: dict[str, dict[int, tuple[str, str]]] = {}  # of each part: digest and home of its pieces
+        self._sizes: dict[str, int] = {}
+        self._sent: set[str] = set()
+        self._reusable: dict[str, str] = {}
+        self._folder = ""
+        self._adopted: list[str] = []
+        self._seen: set[str] = set()
+        self._etag: ETag | None = None
+        self._renewed = time.monotonic()
+        self._committed = False
+        self._merged: list[str] = []
+
+    def announce(self, base: Snapshot | None) -> None:
+        """Write down that this is being saved, before anything else is done."""
+        from .bucket import DRAFTS
+
+        self._key = f"{DRAFTS}{self.id}"
+        self._content = json.dumps({"base": base.id if base else None, "begun": time.time()}).encode()
+        self._etag = self._place.backend.put(self._key, self._content)
+        if base is not None and self._place.is_there(base):
+            for part in base.parts.values():
+                for number, digest in enumerate(part.chunks):
+                    self._reusable[digest] = part.homes[number] if part.homes else base.id
+
+    def folder(self) -> Path:
+        if not self._folder:
+            self._folder = mkdtemp(prefix="perdure-")
+        return Path(self._folder)
+
+    def add(self, name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        chunks = cut(pieces)
+        self._sizes[name] = sum(map(len, pieces))
+        self._pieces[name] = {}
+        for number, views in enumerate(chunks):
+            self._copying.submit(Call(self._take, name, number, views))
+
+    def adopt(self, component: str) -> list[str]:
+        if not self._folder:
+            return []
+        names = written_by(component, self._folder, self._seen, self._place.place)
+        self._adopted += names
+        return names
+
+    def settle(self) -> None:
+        self._copying.finish()
+        if not self._isolate:
+            self._sending.finish()
+
+    def commit(self, snapshot: Snapshot, report: Report) -> Snapshot:
+        self._store_all(report)
+        parts = {name: self._parts[name] for component in snapshot.components.values() for name in component.parts}
+        self._renew(force=True)
+        snapshot = self._place.put_manifest(dataclasses.replace(snapshot, id=self.id, parts=parts))
+        self._committed = True
+        if self._etag and not all(self._place.backend.contains(key) for key in (self._key, *self._merged)):
+            self._place.remove(snapshot)
+            raise self._taken_for_dead()
+        self._place.backend.delete(self._key)
+        self._place.base = snapshot
+        self._place.whole.add(snapshot.id)
+        self._clear()
+        return snapshot
+
+    def publish(self, report: Report) -> list[Part]:
+        self._store_all(report)
+        return [
+            part if part.homes else dataclasses.replace(part, homes=(self.id,) * len(part.chunks))
+            for part in self._parts.values()
+        ]
+
+    def merge(self, draft: str, parts: Sequence[Part]) -> None:
+        from .bucket import DRAFTS
+
+        self._merged.append(f"{DRAFTS}{draft}")
+        self._parts |= {part.name: part for part in parts}
+
+    def hand_over(self, snapshot: Snapshot | None) -> None:
+        self._committed = True  # the pieces are not ours any more
+        self._place.backend.delete(self._key)
+        self._place.base = snapshot
+        self._clear()
+
+    def _store_all(self, report: Report) -> None:
+        """Wait until all pieces are stored, and put together what parts they make."""
+        self._copying.finish()
+        for name in self._adopted:
+            self._submit_file(name)
+        self._adopted = []
+        self._sending.finish()
+        for name, size in self._sizes.items():
+            pieces = [self._pieces[name][number] for number in range(len(self._pieces[name]))]
+            homes = tuple(home for _, home in pieces)
+            own = all(home == self.id for home in homes)
+            self._parts[name] = Part(name, size, tuple(digest for digest, _ in pieces), () if own else homes)
+            report(size)
+
+    def abandon(self) -> None:
+        self._room.open()
+        self._copying.stop()
+        self._sending.stop()
+        try:
+            if not self._committed:
+                self._place.backend.delete_many([self._piece_key(digest) for digest in sorted(self._sent)])
+                if self._etag is not None:
+                    self._place.backend.delete(self._key)
+        finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        folder, self._folder = self._folder, ""
+        if folder:
+            remove_tree(folder)
+
+    def _piece_key(self, digest: str) -> str:
+        from .bucket import PARTS
+
+        return f"{PARTS}{self.id}/{digest}"
+
+    # What the threads do.
+
+    def _take(self, name: str, number: int, views: list[memoryview]) -> None:
+        digest = digest_of_views(views)
+        if self._note(name, number, digest, sum(map(len, views))):
+            return
+        if self._isolate:
+            size = sum(map(len, views))
+            self._room.take(size)
+            self._sending.submit(Call(self._send, digest, b"".join(views), size))  # a copy, even of one
+        else:
+            self._sending.submit(Call(self._send, digest, views[0] if len(views) == 1 else b"".join(views), 0))
+
+    def _note(self, name: str, number: int, digest: str, size: int) -> bool:
+        """Write down where a piece will be, and tell whether it is there already."""
+        home = self._reusable.get(digest, self.id)
+        with self._lock:
+            self._pieces[name][number] = digest, home
+            if home != self.id or digest in self._sent or not size:
+                return True
+            self._sent.add(digest)
+            return False
+
+    def _send(self, digest: str, data: bytes | memoryview, staged: int) -> None:
+        try:
+            self._renew()
+            self._place.backend.put(self._piece_key(digest), data)
+        except BaseException:
+            self._room.open()  # what was to be sent after this never makes room
+            raise
+        finally:
+            self._room.give(staged)
+
+    def _submit_file(self, name: str) -> None:
+        path = os.path.join(self._folder, *name.split("/"))
+        try:
+            size = os.path.getsize(path)
+        except OSError as error:
+            raise explain(error, self._place.place, "look at what was saved", name) from error
+        self._sizes[name] = size
+        self._pieces[name] = {}
+        for start in range(0, max(size, 1), CHUNK):
+            self._sending.submit(Call(self._send_file, name, path, start, min(CHUNK, size - start)))
+
+    def _send_file(self, name: str, path: str, start: int, size: int) -> None:
+        try:
+            fd = open_read(path)
+            try:
+                data = bytearray(size)
+                read = read_into(fd, memoryview(data), start)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise explain(error, self._place.place, "read what was saved", name) from error
+        digest = digest_of(data)
+        if not self._note(name, start // CHUNK, digest, read):
+            self._send(digest, memoryview(data), 0)
+
+    def _renew(self, *, force: bool = False) -> None:
+        """Show that this process is alive."""
+        with self._lock:
+            if not self._etag or (not force and time.monotonic() - self._renewed < _RENEW):
+                return
+            if force and time.monotonic() - self._renewed < _RENEW / 60:
+                return
+            try:
+                self._etag = self._place.backend.put(self._key, self._content, if_match=self._etag)
+            except PreconditionError as error:
+                raise self._taken_for_dead() from error
+            self._renewed = time.monotonic()
+
+    def _taken_for_dead(self) -> PerdureError:
+        return UnavailableError(
+            "this save took so long that another process took it for dead, and cleared it away",
+            place=self._place.place,
+            hint="Save again.",
+        )
+
+
+class _Room:
+    """How many bytes of copies may exist at once."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._changed = Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            while self._free < size:
+                self._changed.wait()
+            self._free -= size
+
+    def give(self, size: int) -> None:
+        """Make room again."""
+        with self._changed:
+            self._free += size
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Let nobody wait any more."""
+        self.give(1 << 62)

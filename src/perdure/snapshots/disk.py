@@ -1,0 +1,261 @@
+"""The system calls of snapshots in folders, each with a portable way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ..errors import BackendError, IntegrityError, PerdureError, UnavailableError
+
+Buffer: TypeAlias = bytes | memoryview
+
+# Neither a planted link nor a planted pipe is followed or waited for.
+_READ = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.ENOENT, errno.EACCES)
+"""What `os.link` says where there are no hard links, or no more of this file, or the file is gone: then it is written."""
+
+_HINTS = {
+    errno.ENOSPC: "The disk is full: free some space, or keep fewer snapshots. Older snapshots are unchanged.",
+    errno.EDQUOT: "The quota is used up: free some space, or keep fewer snapshots. Older snapshots are unchanged.",
+    errno.EROFS: "The file system is read-only: remount it, or save elsewhere.",
+    errno.EACCES: "Check the owner and mode of the folder and of what is in it.",
+    errno.EPERM: "Check the owner and mode of the folder and of what is in it.",
+    errno.ENOENT: "The folder was removed in the middle: save again.",
+    errno.ENOTDIR: "A file stands where a folder belongs: move it away.",
+    errno.EMFILE: "Too many open files in this process: raise `ulimit -n`, or close some.",
+    errno.EFBIG: "The file system, or `ulimit -f`, allows no file that long.",
+    errno.ENAMETOOLONG: "Register the component under a shorter name, or shorten state_name_format.",
+}
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EINTR)
+
+
+def explain(error: OSError, place: str, doing: str, key: str | None = None) -> PerdureError:
+    """The error to raise for one of the operating system.
+
+    Args:
+        error: What the system raised.
+        place: Where the snapshots are.
+        doing: Such as `"write"`.
+        key: The snapshot, and the part, such as `"2026.state/model.pkl"`.
+    """
+    if isinstance(error, PerdureError):
+        return error
+    if error.errno == errno.EIO and doing == "read":
+        return IntegrityError("the disk cannot read it any more", key=key, place=place, hint="Use another snapshot.")
+    kind = UnavailableError if error.errno in _PASSING else BackendError
+    problem = f"cannot {doing} ({error.strerror or error})"
+    return kind(problem, key=key, place=place, errno=error.errno, hint=_HINTS.get(error.errno or 0))
+
+
+def open_new(path: str) -> int:
+    """A descriptor of a new file to write."""
+    return os.open(path, _NEW, 0o666)
+
+
+def open_again(path: str) -> int:
+    """A descriptor of a file made by `open_new`, to write more of it."""
+    return os.open(path, _NEW & ~(os.O_CREAT | os.O_EXCL))
+
+
+def open_read(path: str) -> int:
+    """A descriptor of a regular file; anything else is no part of a snapshot."""
+    fd = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENOENT, "this is no file", path)
+    return fd
+
+
+def write_at(fd: int, pieces: Sequence[Buffer], offset: int) -> None:
+    """Write everything at one place of a file, however often the kernel stops short."""
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            if hasattr(os, "pwrite"):
+                written = os.pwrite(fd, view, offset)
+            else:
+                os.lseek(fd, offset, os.SEEK_SET)
+                written = os.write(fd, view)
+            view = view[written:]
+            offset += written
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill memory from one place of a file, and tell how many bytes there were."""
+    done = 0
+    while done < len(view):
+        if hasattr(os, "preadv"):
+            read = os.preadv(fd, [view[done:]], offset + done)
+        else:
+            os.lseek(fd, offset + done, os.SEEK_SET)
+            chunk = os.read(fd, min(len(view) - done, 1 << 20))
+            view[done : done + len(chunk)] = chunk
+            read = len(chunk)
+        if read == 0:
+            break
+        done += read
+    return done
+
+
+def sync_file(path: str) -> None:
+    """Make a file durable."""
+    fd = os.open(path, _READ if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable. Windows can neither open folders nor needs it."""
+    if os.name == "nt":
+        return
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(path: str, *, durable: bool) -> None:
+    """Make a folder and all above it that are missing, and make their names durable."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        parent = os.path.dirname(path)
+        if parent == path:
+            break
+        path = parent
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
+        if durable:
+            sync_folder(os.path.dirname(folder))
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder with all that is in it; others may be at it, too.
+
+    Raises:
+        OSError: Something in it cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            shutil.rmtree(path)
+
+
+# Folders are locked by `flock` on the folder itself, so that no lock file stands among a snapshot's files and a killed process
+# leaves nothing behind. A child that was forked meanwhile must not keep its copy of a lock.
+_held: set[int] = set()
+
+if sys.platform != "win32":
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+    def lock_folder(path: str, *, shared: bool = False) -> int | None:
+        """Lock a folder without waiting.
+
+        Returns:
+            A descriptor for `unlock`; `None` where this file system locks no folders.
+
+        Raises:
+            BlockingIOError: Somebody else holds it.
+            OSError: There is no such folder.
+        """
+        fd = os.open(path, _FOLDER)
+        _held.add(fd)
+        try:
+            flock(fd, (LOCK_SH if shared else LOCK_EX) | LOCK_NB)
+            there = os.lstat(path)
+            if not os.path.samestat(there, os.fstat(fd)):
+                raise FileNotFoundError(errno.ENOENT, "it was removed just now", path)
+        except OSError as error:
+            unlock(fd)
+            if isinstance(error, (BlockingIOError, FileNotFoundError)):
+                raise
+            return None  # NFS, for one, locks only what is open for writing
+        except BaseException:
+            unlock(fd)
+            raise
+        return fd
+
+    def lock_file(path: str) -> int:
+        """Wait for the lock of a file, which is made where it is missing, and return a descriptor for `unlock`."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            # Not at once: in a folder with the sticky bit, O_CREAT refuses the existing file of another user.
+            fd = os.open(path, flags | os.O_CREAT, 0o666)
+        _held.add(fd)
+        try:
+            flock(fd, LOCK_EX)
+        except BaseException:
+            unlock(fd)
+            raise
+        return fd
+
+    def unlock(fd: int | None) -> None:
+        """Release a lock, by name: a forked child may hold a copy of the descriptor."""
+        if fd in _held:
+            _held.discard(fd)
+            try:
+                flock(fd, LOCK_UN)
+            finally:
+                os.close(fd)
+
+else:
+    import msvcrt
+
+    def lock_folder(path: str, *, shared: bool = False) -> int | None:
+        """Windows locks no folders, and removes none in which a file is open."""
+        os.stat(path)
+        return None
+
+    def lock_file(path: str) -> int:
+        """Wait for the lock of a file, which is made where it is missing, and return a descriptor for `unlock`."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _held.add(fd)
+        while True:
+            try:
+                os.lseek(fd, 0, os.SEEK_SET)
+                msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+                return fd
+            except OSError as error:  # after ten tries, a second each
+                if error.errno != errno.EDEADLK:
+                    unlock(fd)
+                    raise
+
+    def unlock(fd: int | None) -> None:
+        """Release a lock."""
+        if fd in _held:
+            _held.discard(fd)
+            os.close(fd)
+
+
+def _drop_copies() -> None:
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_copies)

@@ -1,0 +1,302 @@
+"""A snapshot in a folder while it is being made: everything in a draft of its own, then one rename."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ..errors import BackendError
+from .disk import (
+    NO_LINK,
+    explain,
+    lock_folder,
+    open_again,
+    open_new,
+    open_read,
+    read_into,
+    remove_tree,
+    sync_file,
+    sync_folder,
+    unlock,
+    write_at,
+)
+from .manifest import CHUNK, MANIFEST, Part, Snapshot, digest_of, write_manifest
+from .place import Report, cut, digest_of_views
+from .work import Call, Work
+from .written import written_by
+
+if TYPE_CHECKING:
+    from .folder import FolderPlace
+
+_SMALL = 1 << 18  # to hand so little to another thread takes longer than to write it
+_ATTEMPTS = 20
+
+
+class FolderDraft:
+    """As `place.Draft`, in a folder that is locked as long as this process lives."""
+
+    def __init__(self, place: FolderPlace) -> None:
+        self._place = place
+        self._work = Work()
+        self._parts: dict[str, Part] = {}
+        self._linked: set[str] = set()
+        self._adopted: list[str] = []
+        self._seen: set[str] = set()
+        self._final = ""
+        for _ in range(_ATTEMPTS):
+            self.id = os.urandom(16).hex()
+            self._path = os.path.join(place.own, f"draft-{self.id}")
+            os.mkdir(self._path)
+            try:
+                self._lock = lock_folder(self._path)
+                return
+            except (FileNotFoundError, BlockingIOError):
+                continue  # somebody swept it in the moment before it was locked
+        raise BackendError("what is begun here is removed at once", place=place.place, hint=f"Look who cleans {place.own}.")
+
+    def folder(self) -> Path:
+        return Path(self._path)
+
+    def add(self, name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        target = self._target(name)
+        chunks = cut(pieces)
+        size = sum(map(len, pieces))
+        job = _Storing(self, name, target, chunks, size)
+        if size < _SMALL:
+            job.digest(0)
+            return
+        for number in range(len(chunks)):
+            self._work.submit(Call(job.digest, number))
+
+    def _target(self, name: str) -> str:
+        """The path of a new part; its folders are made."""
+        self._seen.add(name)
+        folder, _, file = name.rpartition("/")
+        path = os.path.join(self._path, *folder.split("/")) if folder else self._path
+        try:
+            if folder:
+                os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise explain(error, self._place.place, "write", name) from error
+        return os.path.join(path, file)
+
+    def adopt(self, component: str) -> list[str]:
+        names = written_by(component, self._path, self._seen, self._place.place)
+        self._adopted += names
+        return names
+
+    def settle(self) -> None:
+        self._work.finish()
+
+    def commit(self, snapshot: Snapshot, report: Report) -> Snapshot:
+        try:
+            return self._commit(snapshot, report)
+        except OSError as error:
+            raise explain(error, self._place.place, "save", snapshot.name) from error
+
+    def publish(self, report: Report) -> list[Part]:
+        try:
+            self._store_all(report)
+        except OSError as error:
+            raise explain(error, self._place.place, "save") from error
+        return list(self._parts.values())
+
+    def merge(self, draft: str, parts: Sequence[Part]) -> None:
+        try:
+            for part in parts:
+                os.rename(os.path.join(self._place.own, f"draft-{draft}", part.name), self._target(part.name))
+                self._parts[part.name] = part
+        except OSError as error:
+            raise explain(error, self._place.place, "take in what another process saved", draft) from error
+
+    def hand_over(self, snapshot: Snapshot | None) -> None:
+        self.abandon()
+        self._place.known.clear()
+        if snapshot is not None:
+            try:
+                self._place.know(snapshot, self._parts.values())
+            except FileNotFoundError:
+                self._place.known.clear()
+
+    def _store_all(self, report: Report) -> None:
+        """Wait until all parts are written, and make them durable."""
+        for name in self._adopted:
+            self._work.submit(Call(self._digest_file, name))
+        self._adopted = []
+        self._work.finish()
+        if not self._place.durable:
+            return
+        folders = set()
+        for name, part in self._parts.items():
+            self._work.submit(Call(self._sync, name, report, part.size))
+            while "/" in name:
+                name = name.rpartition("/")[0]
+                folders.add(os.path.join(self._path, *name.split("/")))
+        for folder in sorted(folders):
+            self._work.submit(Call(sync_folder, folder))
+        self._work.finish()
+
+    def _commit(self, snapshot: Snapshot, report: Report) -> Snapshot:
+        place = self._place
+        self._store_all(report)
+        parts = {name: self._parts[name] for component in snapshot.components.values() for name in component.parts}
+        lock = place.lock()
+        try:
+            snapshot = self._number(dataclasses.replace(snapshot, parts=parts, place=place.place))
+            fd = open_new(os.path.join(self._path, MANIFEST))
+            try:
+                write_at(fd, [write_manifest(snapshot)], 0)
+                if place.durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            if place.durable:
+                sync_folder(self._path)
+            os.rename(self._path, str(snapshot.path))
+            self._final = str(snapshot.path)
+            if place.durable:
+                sync_folder(place.root)
+        finally:
+            unlock(lock)
+        place.known.clear()
+        try:
+            place.know(snapshot, parts.values())
+        except FileNotFoundError:
+            place.known.clear()  # a keeper of another process has removed it already
+        self._release()
+        return snapshot
+
+    def _number(self, snapshot: Snapshot) -> Snapshot:
+        """Give it the next number, and a name that is free; asked while no other process does."""
+        place = self._place
+        sequence = max((entry.sequence for entry in place.entries() if isinstance(entry, Snapshot)), default=0) + 1
+        name, stem, suffix, again = snapshot.name, *os.path.splitext(snapshot.name), 1
+        while os.path.lexists(os.path.join(place.root, name)):
+            again += 1
+            name = f"{stem}~{again}{suffix}"
+        return dataclasses.replace(snapshot, sequence=sequence, name=name, path=Path(place.root, name))
+
+    def abandon(self) -> None:
+        self._work.stop()
+        try:
+            if not self._final and os.path.isdir(self._path):
+                remove_tree(self._path)
+        except OSError as error:
+            raise explain(error, self._place.place, "clear away what was begun") from error
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        lock, self._lock = self._lock, None
+        unlock(lock)
+
+    # What the threads do.
+
+    def keep(self, part: Part, target: str, *, there: bool) -> bool:
+        """Note a part, and let its file be a link to an earlier one with the same bytes, where there is one.
+
+        Args:
+            part: The part.
+            target: Its file.
+            there: Whether the file is there already; then the link takes its place.
+
+        Returns:
+            Whether it is a link now.
+        """
+        self._parts[part.name] = part
+        known = self._place.known.get(part.chunks) if self._place.share and part.size else None
+        if known is None:
+            return False
+        from .folder import identity
+
+        try:
+            if identity(os.lstat(known.path)) != known.identity:
+                return False
+            if there:
+                aside = f"{target}.{self.id}"
+                os.link(known.path, aside)
+                os.replace(aside, target)
+            else:
+                os.link(known.path, target)
+        except OSError as error:
+            if error.errno in NO_LINK:
+                return False
+            raise explain(error, self._place.place, "write", part.name) from error
+        return True
+
+    def _digest_file(self, name: str) -> None:
+        path = os.path.join(self._path, *name.split("/"))
+        try:
+            fd = open_read(path)
+            try:
+                size = os.fstat(fd).st_size
+                chunks = []
+                memory = memoryview(bytearray(min(size, CHUNK)))
+                for start in range(0, max(size, 1), CHUNK):
+                    read = read_into(fd, memory[: min(CHUNK, size - start)], start)
+                    chunks.append(digest_of(memory[:read]))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise explain(error, self._place.place, "look at what was saved", name) from error
+        self.keep(Part(name, size, tuple(chunks)), path, there=True)
+
+    def _sync(self, name: str, report: Report, size: int) -> None:
+        try:
+            sync_file(os.path.join(self._path, *name.split("/")))
+        except OSError as error:
+            raise explain(error, self._place.place, "make durable", name) from error
+        report(size)
+
+    def submit(self, call: Callable[[], object]) -> None:
+        """Have something else done for this draft."""
+        self._work.submit(call)
+
+    def explain(self, error: OSError, name: str) -> Exception:
+        """The error to raise where a part cannot be written."""
+        return explain(error, self._place.place, "write", name)
+
+
+class _Storing:
+    """One part on its way: digests first, as only they tell whether it has to be written at all."""
+
+    def __init__(self, draft: FolderDraft, name: str, target: str, chunks: list[list[memoryview]], size: int) -> None:
+        self._draft = draft
+        self._name = name
+        self._target = target
+        self._chunks = chunks
+        self._size = size
+        self._digests = [""] * len(chunks)
+        self._left = len(chunks)
+        self._lock = Lock()
+
+    def digest(self, number: int) -> None:
+        self._digests[number] = digest_of_views(self._chunks[number])
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+        if last:
+            self._store()
+
+    def _store(self) -> None:
+        part = Part(self._name, self._size, tuple(self._digests))
+        if self._draft.keep(part, self._target, there=False):
+            return
+        # With a descriptor each: one for all would have to be closed by the last, which may never come.
+        self._write(0, open_new)
+        for number in range(1, len(self._chunks)):
+            self._draft.submit(Call(self._write, number, open_again))
+
+    def _write(self, number: int, opening: Callable[[str], int]) -> None:
+        try:
+            fd = opening(self._target)
+            try:
+                write_at(fd, self._chunks[number], number * CHUNK)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._draft.explain(error, self._name) from error

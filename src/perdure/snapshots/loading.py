@@ -1,0 +1,172 @@
+"""From a snapshot back into registered objects: everything is verified and decoded before the first is touched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ..errors import CodecError, ComponentError, IntegrityError, SnapshotNotFoundError, UntrustedError, UsageError
+from ..mapping.progress import Progress, reporting
+from .components import Registered, spell_names
+from .manifest import Broken, Part, Snapshot
+from .place import Place, Reading, Report, newer_format
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
+
+_log = logging.getLogger("perdure.snapshots")
+
+
+class Loading:
+    """Restores objects.
+
+    Args:
+        place: Where the snapshots are.
+        components: The objects, by name.
+        ranks: This process among several, or `None`.
+        trusted: Whether pickles may run code.
+    """
+
+    def __init__(self, place: Place, components: Mapping[str, Registered], ranks: Ranks | None, *, trusted: bool) -> None:
+        self._place = place
+        self._components = components
+        self._ranks = ranks
+        self._trusted = trusted
+
+    def latest(self, strict: bool, progress: Progress) -> Snapshot | None:
+        """Restore from the newest snapshot that is whole. Raises as `StateStore.load_latest`."""
+        failures: dict[str, CodecError] = {}
+        gone = 0
+        while True:
+            entries = self._place.entries()
+            newer = newer_format(entries)
+            if newer is not None:
+                raise newer
+            snapshots = [entry for entry in entries if isinstance(entry, Snapshot) and entry.id not in failures]
+            for entry in entries:
+                if isinstance(entry, Broken) and entry.name not in failures:
+                    failures[entry.name] = entry.error
+                    _log.warning("passed over, as it is damaged: %s", entry.error)
+            if not snapshots:
+                break
+            snapshot = snapshots[-1]
+            try:
+                self.load(snapshot, strict, progress)
+                return snapshot
+            except SnapshotNotFoundError:
+                gone += 1  # removed by another process since it was listed
+                if gone > 100:
+                    raise
+            except UntrustedError:
+                raise
+            except IntegrityError as error:
+                failures[snapshot.id] = error
+                _log.warning("passed over, as it is damaged: %s", error)
+        if failures:
+            first = next(iter(failures.values()))
+            raise IntegrityError(
+                f"none of {len(failures)} snapshots is whole; one of them: {first.problem}",
+                key=first.key,
+                place=self._place.place,
+                hint="Look with `perdure snapshots --verify`; to begin anew, use another place or move these away.",
+            ) from first
+        return None
+
+    def load(self, snapshot: Snapshot, strict: bool, progress: Progress) -> None:
+        """Restore from one snapshot. Raises as `StateStore.load_state`."""
+        names = self._matching(snapshot, strict)
+        reading = self._place.read(snapshot)
+        try:
+            parts = self._parts_of(snapshot, names)
+            with reporting(progress, sum(part.size for part in parts), "restoring") as report:
+                steps = self._prepare(snapshot, names, reading, one_by_one(report))
+            self._apply(snapshot, steps)
+        finally:
+            reading.close()
+
+    def _matching(self, snapshot: Snapshot, strict: bool) -> list[str]:
+        """The names of the objects to restore."""
+        rank = self._ranks.rank if self._ranks is not None else None
+        saved = {name: component for name, component in snapshot.components.items() if component.rank == rank}
+        mine = {name: self._saved_name(name) for name in self._components}
+        lacking = [name for name, there in mine.items() if there not in saved]
+        extra = sorted(saved.keys() - set(mine.values()))
+        if strict and (lacking or extra):
+            raise UsageError(
+                f"the snapshot holds {spell_names(list(saved))}, and registered are {spell_names(self._components)}; "
+                f"it lacks {spell_names(lacking)}, and {spell_names(extra)} of it are not registered",
+                key=snapshot.name,
+                place=self._place.place,
+                hint="Register the same objects as when it was saved, or load with strict=False.",
+            )
+        for name, there in mine.items():
+            if there in saved and saved[there].kind != self._components[name].kind:
+                raise UsageError(
+                    f"component {name!r} was saved as {saved[there].kind}, and registered is {self._components[name].kind}",
+                    key=snapshot.name,
+                    place=self._place.place,
+                    hint="Register the same kind of object as when it was saved.",
+                )
+        return [name for name in mine if name not in lacking]
+
+    def _saved_name(self, name: str) -> str:
+        return name if self._ranks is None else self._ranks.name(name)
+
+    def _parts_of(self, snapshot: Snapshot, names: Iterable[str]) -> list[Part]:
+        return [snapshot.parts[part] for name in names for part in snapshot.components[self._saved_name(name)].parts]
+
+    def _prepare(
+        self, snapshot: Snapshot, names: list[str], reading: Reading, report: Report
+    ) -> list[tuple[str, Callable[[], object]]]:
+        """Read, verify and decode everything, without touching any object."""
+        files = [name for name in names if self._components[name].kind == "files"]
+        if self._ranks is not None:
+            # All take the same snapshot, or none does: so each looks at the parts of the others, too.
+            mine = {part.name for part in self._parts_of(snapshot, names)}
+            for error in reading.damage([part for part in snapshot.parts.values() if part.name not in mine], _ignore):
+                raise error
+        folder = reading.fetch_files(self._parts_of(snapshot, files), report) if files else None
+        memory = reading.fetch(self._parts_of(snapshot, [name for name in names if name not in files]), report)
+        steps = []
+        for name in names:
+            try:
+                prepare = self._components[name].prepare
+                steps.append((name, prepare(self._saved_name(name), folder, memory.__getitem__, trusted=self._trusted)))
+            except CodecError as error:
+                part = error.key if isinstance(error.key, str) else name
+                error.key, error.place = f"{snapshot.name}/{part}", self._place.place
+                raise
+        return steps
+
+    def _apply(self, snapshot: Snapshot, steps: list[tuple[str, Callable[[], object]]]) -> None:
+        names = [name for name, _ in steps]
+        for number, (name, restore) in enumerate(steps):
+            try:
+                restore()
+            except Exception as error:
+                raise ComponentError(
+                    f"component {name!r} did not take its state: {type(error).__name__}: {error}; "
+                    f"restored before it: {spell_names(names[:number])}; not touched: {spell_names(names[number + 1 :])}",
+                    key=snapshot.name,
+                    place=self._place.place,
+                    component=name,
+                    loaded=names[:number],
+                    untouched=names[number + 1 :],
+                ) from error
+
+
+def one_by_one(report: Callable[[int], object]) -> Report:
+    """Report from several threads, one at a time."""
+    lock = Lock()
+
+    def locked(number: int) -> None:
+        with lock:
+            report(number)
+
+    return locked
+
+
+def _ignore(number: int) -> None:
+    pass

@@ -1,0 +1,282 @@
+"""What a snapshot says of itself. The manifest is written last, and without it there is no snapshot.
+
+It is JSON, for people and tools, and its last member is a digest of every byte before it, so that nothing in it can change
+unnoticed::
+
+    {
+     "format": "perdure snapshot 1",
+     "id": "0b9f...", "sequence": 42, "name": "2026-11-22_05-00-00,000000.state", "saved": "2026-11-22T04:00:00.000000+00:00",
+     "library": "perdure 0.1.0", "python": "3.13.1",
+     "metadata": {"step": 1000, "loss": 0.25},
+     "components": {"model": {"kind": "state_dict", "parts": ["model.pkl", "model/weight.npy"]}},
+     "parts": {"model.pkl": {"size": 312, "digest": "9c1e..."}, "model/weight.npy": {"size": ..., "chunks": [...]}},
+     "seal": "77ab..."
+    }
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from ..errors import CodecError, IntegrityError, UsageError
+
+MANIFEST: Final = "manifest.json"
+CHUNK: Final = 16 << 20
+"""Parts are digested, and in a bucket stored, in pieces of this many bytes."""
+
+_FORMAT = "perdure snapshot "
+_VERSION = 1
+_SEAL = b',\n "seal": "%s"\n}\n'
+_SEAL_BYTES = len(_SEAL) - 2 + 64
+_HINT = "Use another snapshot; `perdure snapshots --verify` tells which are whole."
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> str:
+    """The BLAKE3 digest of at most `CHUNK` bytes, as 64 hexadecimal digits. (O'Connor et al., 2020; blake3.io)"""
+    return blake3(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a snapshot.
+
+    Attributes:
+        name: Its path inside the snapshot, such as `"model/weight.npy"`.
+        size: Its length in bytes.
+        chunks: The digests of its pieces of `CHUNK` bytes each, the last one shorter; of an empty part, of nothing.
+        homes: In a bucket: by which save each piece was uploaded. Empty where all came with this snapshot.
+    """
+
+    name: str
+    size: int
+    chunks: tuple[str, ...]
+    homes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """One digest for the whole: of the only piece, else of the digests of all pieces, one after another."""
+        return self.chunks[0] if len(self.chunks) == 1 else blake3(bytes.fromhex("".join(self.chunks))).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """What belongs to one registered object.
+
+    Attributes:
+        kind: How it was saved: `"files"`, `"state_dict"`, `"object"` or `"value"`.
+        parts: The names of its parts.
+        rank: The number of the process it belongs to, in a job of several; `None` else.
+    """
+
+    kind: str
+    parts: tuple[str, ...]
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A snapshot that was completed, as its manifest describes it. Its parts were not looked at.
+
+    Attributes:
+        id: Unique.
+        sequence: Its number in its place; a later snapshot has a higher one, whatever the clocks said.
+        name: Such as `"2026-11-22_05-00-00,000000.state"`; unique in its place.
+        saved: When it was begun, by the clock of whoever saved it; with time zone UTC.
+        metadata: What was given to `save_state`: step, loss, configuration.
+        components: What was registered, by name.
+        parts: All files, by name.
+        library: What wrote it.
+        python: The Python it was written with.
+        place: Where it is, as a URL without secrets.
+        path: Its folder; `None` in a bucket or another backend.
+    """
+
+    id: str
+    sequence: int
+    name: str
+    saved: datetime
+    metadata: Mapping[str, Any]
+    components: Mapping[str, Component]
+    parts: Mapping[str, Part]
+    library: str = ""
+    python: str = ""
+    place: str = ""
+    path: Path | None = field(default=None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts; less is stored where parts are shared with other snapshots."""
+        return sum(part.size for part in self.parts.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Snapshot) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        metadata = "".join(f" {name}={value!r:.30}" for name, value in list(self.metadata.items())[:4])
+        return f"<Snapshot {self.sequence} {self.name!r}{metadata} of {self.saved:%Y-%m-%d %H:%M:%S} UTC, {self.size:,} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Something in the place of a snapshot that is none: damaged, or of a newer format. It is never counted, nor removed.
+
+    Attributes:
+        name: The name it has.
+        error: What is wrong.
+    """
+
+    name: str
+    error: CodecError
+
+
+def write_manifest(snapshot: Snapshot) -> bytes:
+    """The bytes of a manifest."""
+    content = {
+        "format": f"{_FORMAT}{_VERSION}",
+        "id": snapshot.id,
+        "sequence": snapshot.sequence,
+        "name": snapshot.name,
+        "saved": snapshot.saved.astimezone(UTC).isoformat(timespec="microseconds"),
+        "library": snapshot.library,
+        "python": snapshot.python,
+        "metadata": dict(snapshot.metadata),
+        "components": {name: _spell_component(component) for name, component in snapshot.components.items()},
+        "parts": {part.name: _spell_part(part) for part in snapshot.parts.values()},
+    }
+    body = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass").removesuffix(b"\n}")
+    return body + _SEAL % blake3(body).hexdigest().encode()
+
+
+def read_manifest(data: bytes, name: str, place: str, path: Path | None = None) -> Snapshot:
+    """The snapshot that a manifest describes.
+
+    Args:
+        data: The bytes of the manifest.
+        name: What the snapshot is called in messages, and where its manifest does not say it.
+        place: Where it is.
+        path: Its folder.
+
+    Raises:
+        IntegrityError: The bytes are not those of a manifest that was written.
+        CodecError: It is of a newer format.
+    """
+    key = f"{name}/{MANIFEST}"
+    newer = re.match(rb'\{\s*"format": "%s(\d{1,9})"' % _FORMAT.encode(), data)
+    if newer and int(newer[1]) > _VERSION:
+        problem = f"the snapshot is of format {int(newer[1])}, and this version knows {_VERSION}"
+        raise CodecError(problem, key=key, place=place, hint="Upgrade perdure.")
+    body = data[:-_SEAL_BYTES]
+    if not newer or data != body + _SEAL % blake3(body).hexdigest().encode():
+        raise IntegrityError("the manifest is damaged or foreign", key=key, place=place, hint=_HINT)
+    try:
+        content = json.loads(body.decode("utf-8", "surrogatepass") + "}")
+        return Snapshot(
+            id=content["id"],
+            sequence=content["sequence"],
+            name=content["name"],
+            saved=datetime.fromisoformat(content["saved"]),
+            metadata=content["metadata"],
+            components={name: _read_component(told) for name, told in content["components"].items()},
+            parts={name: _read_part(name, told) for name, told in content["parts"].items()},
+            library=content["library"],
+            python=content["python"],
+            place=place,
+            path=path,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"the manifest says what no manifest says: {error!r}", key=key, place=place, hint=_HINT) from error
+
+
+def _spell_component(component: Component) -> dict[str, Any]:
+    return {"kind": component.kind, "parts": list(component.parts)} | (
+        {} if component.rank is None else {"rank": component.rank}
+    )
+
+
+def _read_component(told: Mapping[str, Any]) -> Component:
+    return Component(told["kind"], tuple(told["parts"]), told.get("rank"))
+
+
+def _spell_part(part: Part) -> dict[str, Any]:
+    chunks = {"digest": part.chunks[0]} if len(part.chunks) == 1 else {"chunks": list(part.chunks)}
+    return {"size": part.size, **chunks} | ({"homes": list(part.homes)} if part.homes else {})
+
+
+def _read_part(name: str, told: Mapping[str, Any]) -> Part:
+    """A part, if its name stays inside the snapshot: what is in a shared place may have been written by anybody."""
+    chunks = told["chunks"] if "chunks" in told else [told["digest"]]
+    homes = told.get("homes", ())
+    pieces = max(1, -(-told["size"] // CHUNK))
+    if len(chunks) != pieces or (homes and len(homes) != pieces) or not all(map(_is_digest, chunks)):
+        raise ValueError(f"{name!r} does not have {pieces} pieces")
+    if not all(re.fullmatch(r"[0-9a-f]{32}", home) for home in homes):
+        raise ValueError(f"{name!r} has pieces nowhere")
+    if any(is_bad_name(segment) for segment in name.split("/")) or name == MANIFEST:
+        raise ValueError(f"{name!r} is no name of a part")
+    return Part(name, told["size"], tuple(chunks), tuple(homes))
+
+
+def _is_digest(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def is_bad_name(name: str) -> bool:
+    """Tell whether a name cannot stand in a path on every system: empty, too long, or with separators or control characters."""
+    return (
+        name in ("", ".", "..")
+        or len(name.encode("utf-8", "surrogatepass")) > 255
+        or re.search(r'[\x00-\x1f\x7f/\\:*?"<>|]', name) is not None
+    )
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of what the user wants to have in the manifest, as JSON gives it back.
+
+    Raises:
+        UsageError: JSON cannot hold it.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
+        raise UsageError(f"metadata is a dict with names, not {metadata!r:.60}", hint='Such as {"step": 100, "loss": 0.25}.')
+    plain: dict[str, Any] = {}
+    for name, value in metadata.items():
+        try:
+            # A number of numpy or torch is what `item` makes of it; a metric mostly is one.
+            plain[name] = json.loads(json.dumps(value, default=lambda odd: odd.item()))
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            hint = "Metadata are numbers, text, lists and dicts; register what is more as a component."
+            raise UsageError(f"metadata {name!r} is nothing that JSON can hold: {error}", hint=hint) from error
+    return plain
+
+
+def check_component_name(name: object, taken: Sequence[str] = ()) -> str:
+    """A name for a registered object, which also names its files on every system.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if not isinstance(name, str):
+        raise UsageError(f"a component is registered by a name, not by {name!r:.60}")
+    if is_bad_name(name) or len(name.encode("utf-8", "surrogatepass")) > 200 or name[0] == "." or name[-1] in ". ":
+        hint = "Use letters, digits, '_' and '-'."
+        raise UsageError(f"a component cannot be called {name!r:.80}: its files are named after it", hint=hint)
+    stem = name.rpartition(".")[0] or name
+    if stem.casefold() == "manifest":
+        raise UsageError(f"a component cannot be called {name!r}: the snapshot's own manifest has that name")
+    for other in taken:
+        if (other.rpartition(".")[0] or other).casefold() == stem.casefold():
+            problem = f"components {other!r} and {name!r} would write the same files, such as {stem}.pkl"
+            raise UsageError(problem, hint="Let their names differ in more than case or what follows a dot.")
+    return name

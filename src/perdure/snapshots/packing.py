@@ -1,0 +1,352 @@
+"""A Python value as the parts of a snapshot: one pickle, and the large arrays beside it, to be read back without a copy.
+
+A pickle runs what it names. A reader that does not trust it allows plain data only: what pickle has instructions for, what is
+in `plain`, `arrays` and `tensors`, and the classes registered by `perdure.register_type`. The bytes are the same either way.
+Nothing in them can run code then. Whoever writes them for that purpose can still let reading take long, or end the process.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import gc
+import heapq
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from operator import methodcaller
+from typing import Any, Final, NamedTuple, NoReturn
+
+from ..codecs.pickle import blame
+from ..errors import CodecError, IntegrityError, PerdureError, UntrustedError
+from . import arrays, plain, tensors
+from .opcodes import makes_objects
+
+__all__ = ["Packed", "check_readable", "pack", "unpack"]
+
+_HINT: Final = (
+    "Pass trusted=True to StateStore if nobody else can write there, or register the class with perdure.register_type."
+)
+_DAMAGE: Final = (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError)
+_ALLOWED: Final = plain.HARMLESS | arrays.HARMLESS | tensors.HARMLESS
+
+_DEEPEST: Final = 6
+_LOOKED_AT: Final = 10_000
+
+
+class Packed(NamedTuple):
+    """A part that is to be written.
+
+    Attributes:
+        name: Its path inside the snapshot, such as `"model.pkl"` or `"model/layer1.weight.npy"`.
+        pieces: What to write, one after another: bytes, and views of the memory of the arrays themselves, so an array that is
+            changed before it is written is written as changed.
+    """
+
+    name: str
+    pieces: list[bytes | memoryview]
+
+
+def pack(value: object, stem: str, *, own: int = 1 << 18) -> list[Packed]:
+    """Turn a value into parts: first the pickle `<stem>.pkl`, then each large array as `<stem>/<its place in the value>.npy`.
+
+    Arrays keep type, shape and order (C or Fortran), tensors also the attributes that Python code gave them; both come back
+    writable, tensors on the CPU. An object that occurs twice, or two tensors that both are all of one memory, as tied weights
+    are, will be one again; other views become arrays of their own. Subclasses of arrays, and tensors that are sparse, quantized
+    or have hooks, are pickled in their own way, which only a trusting reader takes back.
+
+    Args:
+        value: Anything that pickle takes.
+        stem: The name of the component.
+        own: The bytes from which on an array or tensor gets a part of its own.
+
+    Raises:
+        CodecError: Pickle does not take it.
+
+    Cost: that of `pickle.dumps`, without copies of the arrays. Arrays that are not contiguous are copied.
+    """
+    key = f"{stem}.pkl"
+    try:
+        return _dump(value, stem, own)
+    except RecursionError as error:
+        raise CodecError("it is nested too deeply to be pickled", key=key, hint="Flatten it.") from error
+    except PerdureError as error:
+        error.at(key=key)
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        path, part = blame(value, lambda part: _dump(part, stem, own))
+        hint = "Leave that part out, or give its class a __reduce__ method."
+        problem = f"the value{path}, a {type(part).__name__}, cannot be pickled: {error}"
+        raise CodecError(problem, key=key, hint=hint) from error
+
+
+def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool) -> Any:
+    """Make the value again.
+
+    Args:
+        stem: The name of the component.
+        read: Gives the bytes of a part, by its name. Arrays are built over this memory, so nothing else may use it; what is
+            read-only is copied.
+        trusted: Allow the pickle all that pickles can do, such as running code.
+
+    Raises:
+        UntrustedError: The pickle needs more than plain data, and is not trusted.
+        IntegrityError: It is damaged, or what it says of its arrays cannot be.
+        CodecError: It needs what cannot be found here, or what it runs fails.
+
+    Cost: that of `pickle.loads`, or two thirds of it: see below. Checking an untrusted pickle takes about as long again.
+
+    Thread safety: the garbage collector does not run meanwhile, in any thread.
+    """
+    key = f"{stem}.pkl"
+    data = memoryview(read(key))
+    with _naming(key):
+        if not trusted and makes_objects(data):
+            _refuse(data)
+        with _no_garbage_collection():
+            return _Unpickler(data, arrays.ArrayReader(stem, read, len(data)).calls, trusted).load()
+
+
+def check_readable(parts: list[Packed]) -> None:
+    """Make sure that somebody who does not trust these parts could read them.
+
+    Args:
+        parts: What `pack` returned.
+
+    Raises:
+        UntrustedError: They could not.
+
+    Cost: about that of `unpack`. Arrays are not looked at.
+    """
+    data = b"".join(parts[0].pieces)
+    with _naming(parts[0].name), _no_garbage_collection():
+        _DryRun(data).load()
+        if makes_objects(data):
+            _refuse(data)
+
+
+# Writing.
+
+
+class _Sink:
+    """Takes what pickle writes as it is: a large buffer is written as the buffer itself."""
+
+    __slots__ = ("write",)
+
+
+class _Reducers(dict[type, plain.Reducer]):
+    """How each type is reduced: as the table says, else in its own way, which is remembered.
+
+    Otherwise pickle would look here for each object in vain, and in Python 3.12 and older that costs a KeyError each time.
+    """
+
+    def __missing__(self, cls: type) -> plain.Reducer:
+        if issubclass(cls, type):
+            raise KeyError(cls)  # a class, of a class that is not `type`: it is pickled by its name
+        reduce = self[cls] = methodcaller("__reduce_ex__", 5)
+        return reduce
+
+
+def _dump(value: Any, stem: str, own: int) -> list[Packed]:
+    writer = arrays.ArrayWriter(_Namer(value), own)
+    pieces: list[Any] = []
+    sink: Any = _Sink()
+    sink.write = pieces.append
+    pickler = pickle.Pickler(sink, 5)
+    # Not reducer_override nor persistent_id, which are asked about each object: a million calls for a million objects.
+    torch = tensors.TensorWriter(writer.owners)
+    pickler.dispatch_table = _Reducers(copyreg.dispatch_table | plain.reducers() | writer.reducers() | torch.reducers())
+    pickler.dump(value)
+    rest = [Packed(f"{stem}/{name}.npy", content) for name, content in writer.parts]
+    return [Packed(f"{stem}.pkl", list(map(_piece, pieces))), *rest]
+
+
+def _piece(piece: Any) -> bytes | memoryview:
+    if type(piece) is pickle.PickleBuffer:
+        return piece.raw()
+    return bytes(piece)  # of a bytearray a copy, or its owner could not resize it; bytes are taken as they are
+
+
+class _Namer:
+    """Gives each array a name, from its place in the value: the same in every snapshot of the same structure."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._places: dict[int, str] | None = None
+        self._taken: set[str] = set()
+        self._unnamed = 0
+
+    def __call__(self, array: Any) -> str:
+        if self._places is None:
+            self._places = _places(self._value, tensors.array_types())
+        place = self._places.get(id(array))
+        if place is None:
+            self._unnamed += 1
+            place = f"array-{self._unnamed:04}"
+        name, number = place, 1
+        while name.casefold() in self._taken:
+            number += 1
+            name = f"{place}~{number}"
+        self._taken.add(name.casefold())
+        return name
+
+
+def _places(value: Any, kinds: frozenset[type]) -> dict[int, str]:
+    """Where arrays are in dicts, lists and tuples, by their id; the smallest containers first, and no more than a while."""
+    if type(value) in kinds:
+        return {id(value): "value"}
+    found: dict[int, str] = {}
+    seen = {id(value)}
+    todo: list[tuple[int, int, int, str, Any]] = [(0, 0, 1, "", value)]
+    left = _LOOKED_AT
+    while todo and left > 0:
+        _, _, depth, path, container = heapq.heappop(todo)
+        for name, part in islice(_parts(container, _base(container)), left):
+            left -= 1
+            if type(part) in kinds:
+                found.setdefault(id(part), _spell_place(f"{path}{name}"))
+            elif (base := _base(part)) is not None and depth < _DEEPEST and id(part) not in seen:
+                seen.add(id(part))
+                heapq.heappush(todo, (base.__len__(part), len(seen), depth + 1, f"{path}{name}.", part))
+    return found
+
+
+def _base(part: Any) -> Any:
+    """Which kind of container something is. Its methods are used: those of a subclass may do anything."""
+    return next((base for base in (dict, list, tuple) if isinstance(part, base)), None)
+
+
+def _parts(container: Any, base: Any) -> Iterator[tuple[str, Any]]:
+    if base is dict:
+        for number, (key, part) in enumerate(dict.items(container)):
+            yield str(key) if type(key) in (str, int, float, bool) else f"({number})", part
+    elif base is not None:
+        for number, part in enumerate(base.__iter__(container)):
+            yield str(number), part
+
+
+def _spell_place(place: str) -> str:
+    """As the name of a file on every system: some begin names with a dot, others cannot call a file "aux"."""
+    name = re.sub(r"[^A-Za-z0-9_.\-=()]", "_", place)[:150]
+    return f"_{name}" if re.match(r"(con|prn|aux|nul|com\d|lpt\d)?(\.|$)", name, re.IGNORECASE) else name
+
+
+# Reading.
+
+
+class _File:
+    """Memory that is read as a file; of large bytes and bytearrays the bytes go straight to where they belong."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        taken = self._data[self._at : self._at + size]
+        self._at += len(taken)
+        return bytes(taken)
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer)
+        taken = self._data[self._at : self._at + len(target)]
+        target[: len(taken)] = taken
+        self._at += len(taken)
+        return len(taken)
+
+    def readline(self) -> NoReturn:
+        raise pickle.UnpicklingError("nothing in protocol 5 is a line")
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: memoryview, calls: dict[tuple[str, str], Any], trusted: bool) -> None:
+        super().__init__(_File(data))
+        self._calls = _ALLOWED | calls
+        self._trusted = trusted
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = self._calls.get((module, name))
+        if found is not None:
+            return found
+        if self._trusted:
+            return super().find_class(module, name)
+        raise _untrusted(f"{module}.{name}")
+
+
+class _StandIn:
+    """What a dry run makes instead of anything."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setitem__(self, _: object, __: object) -> None:
+        pass
+
+    extend = append = add = __init__
+
+
+class _DryRun(pickle.Unpickler):
+    """Finds the first name that a reader would refuse, and makes nothing but plain data and stand-ins."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        super().__init__(_File(data))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return lambda *_: _StandIn()
+        raise _untrusted(f"{module}.{name}")
+
+
+def _refuse(data: bytes | memoryview) -> NoReturn:
+    """Refuse a pickle that makes objects, by the name of what it makes if it has one."""
+    try:
+        _DryRun(data).load()
+    except UntrustedError:
+        raise
+    except Exception as error:
+        raise _untrusted("objects in a way that perdure never writes") from error
+    raise _untrusted("objects in a way that perdure never writes")
+
+
+def _untrusted(what: str) -> UntrustedError:
+    return UntrustedError(f"this holds {what}, and restoring that can run code", hint=_HINT)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Let all that goes wrong while a pickle is read be an error that says which part it was."""
+    try:
+        yield
+    except PerdureError as error:
+        error.at(key=key)
+        raise
+    except (ImportError, AttributeError) as error:
+        hint = "Install or import what it needs, in the version that wrote it."
+        raise CodecError(f"this pickle needs what cannot be found here: {error}", key=key, hint=hint) from error
+    except _DAMAGE as error:
+        raise IntegrityError(f"what is stored is damaged: it cannot be unpickled ({_say(error)})", key=key) from error
+    except Exception as error:
+        raise CodecError(f"this pickle cannot be restored: {_say(error)}", key=key) from error
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Switch the garbage collector off for a while.
+
+    Everything that is made lives on, so it would find nothing, and look for it again and again: with many objects, most of the
+    time goes there.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

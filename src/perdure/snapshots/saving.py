@@ -1,0 +1,79 @@
+"""A save in the background: what the caller can do with it while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+from ..errors import UnavailableError
+
+
+class Saving:
+    """A snapshot that is being stored while the program goes on.
+
+    `save_async` returns one as soon as the program may change its objects. Until `wait` has returned, or `done` says so, the
+    snapshot may still fail to appear. An interpreter that ends normally waits for it.
+    """
+
+    def __init__(self, rest: Callable[[], Path]) -> None:
+        self._rest = rest
+        self._path: Path | None = None
+        self._error: BaseException | None = None
+        self._told = False
+        self._thread = Thread(target=self._run, name="perdure-save")
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter ends, and takes no more threads
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            self._path = self._rest()
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over, well or not."""
+        return not self._thread.is_alive()
+
+    def wait(self, timeout: float | None = None) -> Path:
+        """Wait until the snapshot is stored as durably as its place can.
+
+        Args:
+            timeout: Seconds to wait at most; `None` waits as long as it takes.
+
+        Returns:
+            What `save_state` would have returned.
+
+        Raises:
+            TimeoutError: It takes longer; it goes on.
+            PerdureError: What went wrong, as `save_state` would have raised it. There is no snapshot then.
+        """
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        if not self.done:
+            raise SavingTimeoutError(f"the snapshot is not stored after {timeout:g} s", hint="Wait longer; it goes on.")
+        self._told = True
+        if self._error is not None:
+            raise self._error
+        assert self._path is not None
+        return self._path
+
+    def surface(self) -> None:
+        """Wait for it, and raise its error unless somebody was told already."""
+        told = self._told
+        try:
+            self.wait()
+        except BaseException as error:
+            if not told or error is not self._error:
+                raise
+
+    def __repr__(self) -> str:
+        state = "under way" if not self.done else f"failed: {self._error}" if self._error else f"stored as {self._path}"
+        return f"<Saving {state}>"
+
+
+class SavingTimeoutError(UnavailableError, TimeoutError):
+    """A background save takes longer than its caller wanted to wait."""
