@@ -11,7 +11,15 @@ from typing import Any
 
 import click
 
-from ..errors import BackendError, CodecError, IntegrityError, PreconditionError, SnapshotNotFoundError, UsageError
+from ..errors import (
+    BackendError,
+    CodecError,
+    IntegrityError,
+    PerdureError,
+    PreconditionError,
+    SnapshotNotFoundError,
+    UsageError,
+)
 from ..registry import parse_url
 from ..snapshots.disk import (
     explain,
@@ -137,7 +145,7 @@ def _check_target(place: Place, target: str) -> str:
     except FileNotFoundError:
         pass  # as it shall be
     except OSError as error:
-        raise explain(error, where, "look into it") from error
+        raise _failed(error, where, "look into it") from error
     if place.path is not None and os.path.dirname(final) == os.path.realpath(place.path):
         raise UsageError("a folder in this place would be one of its snapshots", place=where, hint="Restore it to elsewhere.")
     return final
@@ -168,7 +176,7 @@ def _restore(place: Place, snapshot: Snapshot, final: str, quiet: bool) -> None:
             os.rename(draft, final)
             sync_folder(os.path.dirname(final))
         except OSError as error:
-            raise explain(error, where, "put it into its place") from error
+            raise _failed(error, where, "put it into its place") from error
 
 
 @contextmanager
@@ -191,7 +199,7 @@ def _draft(final: str, where: str) -> Iterator[str]:
         if os.path.isdir(final):
             os.chmod(draft, stat.S_IMODE(os.lstat(final).st_mode))
     except OSError as error:
-        raise explain(error, where, "make a folder") from error
+        raise _failed(error, where, "make a folder") from error
     try:
         yield draft
     finally:
@@ -235,11 +243,18 @@ def _write(pieces: Iterator[tuple[Part, int, memoryview]], folder: str, where: s
                     os.close(fd)
                     fd = -1
             except OSError as error:
-                raise explain(error, where, "write", part.name) from error
+                raise _failed(error, where, "write", part.name) from error
             advance(len(data))
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _failed(error: OSError, where: str, doing: str, key: str | None = None) -> PerdureError:
+    told = explain(error, where, doing, key)
+    if told is not error:
+        told.hint = "Nothing was restored, and nothing is left of it."
+    return told
 
 
 def _from_folder(snapshot: Snapshot, folder: os.PathLike[str]) -> Iterator[tuple[Part, int, memoryview]]:

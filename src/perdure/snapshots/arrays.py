@@ -146,9 +146,9 @@ def build_array(spec: Any, shape: Any, order: Any, content: Any) -> Any:
         raise IntegrityError("the shape and type of an array do not fit its bytes")
     if not len(content):
         return np.empty(shape, dtype, order)
-    if type(content) is memoryview and content.readonly:
-        content = bytearray(content)
-    array: Any = np.ndarray(shape, dtype, content, order=order)
+    # A view, as numpy itself does not keep a bytearray from moving its bytes: a pickle could make it longer afterwards.
+    memory = memoryview(bytearray(content) if type(content) is memoryview and content.readonly else content)
+    array: Any = np.ndarray(shape, dtype, memory, order=order)
     return array if array.flags.aligned else array.copy(order)
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import UsageTypeError
 from .packing import check_readable, pack, unpack
@@ -87,7 +87,7 @@ def adapt(name: str, state: object) -> Registered:
     if _has(state, "save_state", "load_state"):
         return _OfFiles(state)
     if _has(state, "state_dict", "load_state_dict"):
-        return _OfStateDict(state)
+        return _OfStateDict(cast("Stateful", state))
     plain = type(state).__module__ == "builtins" or isinstance(state, type)
     if not plain and (_has(state, "__setstate__") or getattr(state, "__dict__", None) is not None or _slots(state)):
         return _OfObject(state)

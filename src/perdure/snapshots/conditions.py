@@ -16,7 +16,7 @@ from .durations import Duration, seconds
 Metadata: TypeAlias = Mapping[str, Any] | None
 """What is known at a consistent point, such as `{"step": 100, "loss": 0.25}`."""
 
-AnyCondition: TypeAlias = "SaveCondition | Callable[[Metadata], object]"
+AnyCondition: TypeAlias = Callable[[Metadata], object]
 """A save condition, or a function that is asked with the metadata each time and remembers nothing."""
 
 _NO_TIME = 1e-9  # below this, the number of intervals since the start is no longer exact

@@ -54,7 +54,7 @@ def pack(value: object, stem: str, *, own: int = 1 << 18) -> list[Packed]:
     Arrays keep type, shape and order (C or Fortran), tensors also the attributes that Python code gave them; both come back
     writable, tensors on the CPU. An object that occurs twice, or two tensors that both are all of one memory, as tied weights
     are, will be one again; other views become arrays of their own. Subclasses of arrays, and tensors that are sparse, quantized
-    or have hooks, are pickled in their own way, which only a trusting reader takes back.
+    or on no device, are pickled in their own way, which only a trusting reader takes back. Hooks of tensors are left out.
 
     Args:
         value: Anything that pickle takes.

@@ -45,7 +45,6 @@ class Preemption:
             for step in range(1000):
                 train(step)
                 if preemption.requested:
-                    preemption.saving = True
                     save()
                     preemption.exit()
 
@@ -58,7 +57,7 @@ class Preemption:
 
     Args:
         signals: The signals to take.
-        deadline: After so long without `saving`, in seconds or as text such as `"1 min"`, the program is ended as the signal
+        deadline: After so long, in seconds or as text such as `"1 min"`, the program is ended as the signal
             would have ended it: also one that is stuck, unless in a library that lets no other thread run. Infinity is never.
 
     Raises:
@@ -66,9 +65,6 @@ class Preemption:
 
     Thread safety: entered and left in the main thread; everything else in any.
     """
-
-    saving: bool = False
-    """Set to true at a consistent point: for as long, the deadline does not end the program."""
 
     def __init__(self, signals: Iterable[int] = SIGNALS, deadline: Duration = 30.0) -> None:
         try:
@@ -109,7 +105,7 @@ class Preemption:
         if self._pid == os.getpid():
             raise UsageError("this Preemption is entered already", hint="Make another one for another block.")
         self._before, self._requested, self._seen = {}, None, []
-        self._overdue = self._leaving = self.saving = False
+        self._overdue = self._leaving = False
         self._pid = os.getpid()
         _entered.append(self._entry)
         try:
@@ -254,7 +250,7 @@ class Preemption:
             number = wire.hear(self._is_mine)
             if number is None or wire.is_left_within(self.deadline):
                 return
-            if self._is_mine(number) and not self.saving:
+            if self._is_mine(number):
                 self._say_why(number)
                 if not callable(self._before[number]) and self._set_default is not None:
                     end_process(number, self._set_default)
@@ -262,8 +258,7 @@ class Preemption:
                 interrupt_main(number)
                 if wire.is_left_within(GRACE):
                     return
-                if not self.saving:
-                    end_process(number, self._set_default)
+                end_process(number, self._set_default)
             wire.is_left_within(math.inf)
 
     def _is_mine(self, number: int) -> bool:
@@ -275,10 +270,10 @@ class Preemption:
 
         frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - for such reports
         where = f"; the main thread is in {frame.f_code.co_filename}, line {frame.f_lineno}" if frame is not None else ""
-        what = f"perdure: {signal.Signals(number).name} came {self.deadline:g} s ago, and no consistent point since"
+        what = f"perdure: {signal.Signals(number).name} came {self.deadline:g} s ago, and it has not ended since"
         try:
             if os.name == "nt" or select([], [2], [], 0)[1]:  # a terminal that nobody reads must not keep us
-                os.write(2, f"{what}: it ends without a final save{where}\n".encode("utf-8", "replace"))
+                os.write(2, f"{what}: it ends now{where}\n".encode("utf-8", "replace"))
         except (OSError, ValueError):
             pass  # there is nowhere to say it
 

@@ -71,7 +71,8 @@ class Running:
         condition: When to save besides: a save condition, or a function of the metadata. Without this and `every`, it is every
             ten minutes.
         background: Wait only until the state is copied, not until it is written. A save waits for the one before it.
-        deadline: How long a signal waits for the next `tick`, in seconds or as text.
+        deadline: How long after a signal the program may go on, the final save included, in seconds or as text. What was not
+            saved by then is lost; the snapshots before are not.
         final: Save at the end, and before a signal acts.
         signals: Whether to let signals wait, or which ones; `False` also works outside the main thread.
         load: Load the newest snapshot on entering.
@@ -193,16 +194,12 @@ class Running:
         self._note(metadata)
         if self._preemption is None:
             return self._save_if_due()
-        try:
-            self._preemption.saving = True
-            begun = self._preemption.requested is None and self._save_if_due()
-            if self._preemption.requested is not None:
-                self._save_finally()
-                begun = True
-                self._preemption.exit()
-            return begun
-        finally:
-            self._preemption.saving = False
+        begun = self._preemption.requested is None and self._save_if_due()
+        if self._preemption.requested is not None:
+            self._save_finally()
+            begun = True
+            self._preemption.exit()
+        return begun
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End: save once more, unless by an exception, wait for the save under way, and put the signals' handlers back.
@@ -214,8 +211,6 @@ class Running:
             return
         ending = error
         try:
-            if self._preemption is not None:
-                self._preemption.saving = True
             if error is None:
                 self._end_well()
             else:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from .. import __version__
 from ..errors import (
     BackendError,
-    CodecError,
-    ComponentError,
     DuplicateNameError,
     IntegrityError,
     PerdureError,
@@ -25,13 +22,16 @@ from ..errors import (
 from ..mapping.progress import Progress, reporting
 from .components import Registered, Value, adapt, spell_names
 from .loading import Loading, one_by_one
-from .manifest import Component, Snapshot, check_component_name, check_metadata, is_bad_name
+from .manifest import Snapshot, check_component_name, is_bad_name
 from .place import Draft, open_place
 from .saving import Saving
+from .taking import Taking
 
 if TYPE_CHECKING:
     from ..protocol import Backend
     from .cleaning import Cleaned
+    from .conditions import AnyCondition
+    from .durations import Duration
     from .keep import Keeper
     from .running import Running
 
@@ -109,13 +109,14 @@ class StateStore:
         self._process = os.getpid()
         self._saving: Saving | None = None
         self._swept = False
-        self._running: Running | None = None
+        self.active_run: Running | None = None
+        """What `running` has entered and not left."""
         self._ranks = None
         if world_size > 1:
             from .ranks import Ranks
 
             self._ranks = Ranks(self._place, rank, world_size, rank_timeout)
-        self._snapshot_name(datetime.now())  # noqa: DTZ005 - a wrong format is noticed now and not after an hour
+        self._snapshot_name()  # a wrong format is noticed now and not after an hour
 
     # ------------------------------------------------------------------------------------------------------- registering
 
@@ -258,59 +259,24 @@ class StateStore:
 
     def _begin(self, metadata: Mapping[str, Any] | None, *, isolate: bool, progress: Progress = False) -> Callable[[], Path]:
         """Take what has to be taken from the objects, and return what does the rest."""
-        told = check_metadata(metadata)
-        saved = datetime.now(UTC)
-        name = self._snapshot_name(saved.astimezone().replace(tzinfo=None))
+        taking = Taking(self._place, self._components, self._ranks, trusted=self.trusted)
+        name, saved = self._snapshot_name(), datetime.now(UTC)
         if not self._swept:
             self._sweep()
-        draft = self._place.begin(isolate=isolate)
-        try:
-            components = {}
-            for component, registered in list(self._components.items()):
-                there = component if self._ranks is None else self._ranks.name(component)
-                components[there] = Component(registered.kind, tuple(self._save(there, registered, draft)))
-            draft.settle()
-        except BaseException:
-            draft.abandon()
-            raise
-        library, python = f"perdure {__version__}", platform.python_version()
-        snapshot = Snapshot(draft.id, 0, name, saved, told, components, {}, library, python)
-        return lambda: self._complete(draft, snapshot, progress)
+        draft, snapshot = taking.begin(name, saved, metadata, isolate=isolate)
+        return lambda: self._complete(taking, draft, snapshot, progress)
 
-    def _save(self, name: str, registered: Registered, draft: Draft) -> list[str]:
-        try:
-            return registered.save(name, draft, trusted=self.trusted)
-        except PerdureError as error:
-            if isinstance(error, (CodecError, UsageError)):
-                error.at(name, self._place.place)
-            raise
-        except Exception as error:
-            problem = f"component {name!r} could not be saved: {type(error).__name__}: {error}"
-            hint = "Nothing was saved; older snapshots are as they were."
-            raise ComponentError(problem, place=self._place.place, hint=hint, component=name) from error
-
-    def _complete(self, draft: Draft, snapshot: Snapshot, progress: Progress) -> Path:
-        try:
-            with reporting(progress, None, "saving") as report:
-                if self._ranks is not None:
-                    snapshot = self._ranks.commit(draft, snapshot, one_by_one(report))
-                else:
-                    snapshot = draft.commit(snapshot, one_by_one(report))
-        except BaseException:
-            draft.abandon()
-            raise
+    def _complete(self, taking: Taking, draft: Draft, snapshot: Snapshot, progress: Progress) -> Path:
+        snapshot = taking.complete(draft, snapshot, progress)
         if self.keep is not None and (self._ranks is None or self._ranks.first):
             try:
                 self.cleanup()
             except PerdureError as error:
                 _log.warning("the snapshot is saved, and older ones could not be cleaned up: %s", error)
-        return self._path_of(snapshot)
-
-    def _path_of(self, snapshot: Snapshot) -> Path:
         return snapshot.path or Path(snapshot.name)
 
-    def _snapshot_name(self, now: datetime) -> str:
-        name = now.strftime(self.state_name_format)
+    def _snapshot_name(self) -> str:
+        name = datetime.now().strftime(self.state_name_format)  # noqa: DTZ005 - the local time, as people read it
         if is_bad_name(name) or name[0] == ".":
             hint = "Give a format for strftime without separators, such as %Y-%m-%d_%H-%M-%S.state."
             raise UsageError(f"state_name_format makes {name!r}, which is no name for a snapshot", hint=hint)
@@ -419,6 +385,80 @@ class StateStore:
         if self.keep is None:
             raise UsageError("this store keeps all snapshots", hint="Make it with keep=, such as keep=perdure.KeepLatest(3).")
         return clean(self._place, self.keep, dry_run=dry_run)
+
+    # ------------------------------------------------------------------------------------------------------- while it runs
+
+    def running(
+        self,
+        every: Duration | None = None,
+        *,
+        condition: AnyCondition | None = None,
+        background: bool = True,
+        deadline: Duration = 30.0,
+        final: bool = True,
+        signals: bool | Iterable[int] = True,
+        load: bool = True,
+    ) -> Running:
+        """Do the usual thing around a loop: resume, save when it is time, and once more at the end or when a signal comes.
+
+        ::
+
+            with checkpoint.running(every="10 min") as run:
+                for step in range(run.step, 1000):
+                    train(step)
+                    run.tick({"step": step, "loss": loss})
+
+        Args:
+            every: Seconds, text such as `"10 min"`, or a timedelta; by default ten minutes.
+            condition: When to save besides, such as `EverySteps(1000) | OnImprovement("loss")`.
+            background: Whether to go on while a snapshot is being stored.
+            deadline: How long after a signal the program may go on, the final save included.
+            final: Whether to save at the end, and before a signal acts.
+            signals: Whether SIGTERM and Ctrl-C wait for the next `tick`; or which signals do.
+            load: Whether to load the newest snapshot on entering.
+
+        Returns:
+            A context manager; see `Running`.
+
+        Raises:
+            UsageError: An argument is wrong.
+        """
+        from .running import Running
+
+        return Running(
+            self,
+            every=every,
+            condition=condition,
+            background=background,
+            deadline=deadline,
+            final=final,
+            signals=signals,
+            load=load,
+        )
+
+    def tick(self, metadata: Mapping[str, Any] | None = None) -> bool:
+        """Say that the state is consistent now, inside of `running`; see `Running.tick`.
+
+        Raises:
+            UsageError: It is not running.
+        """
+        if self.active_run is None:
+            raise UsageError("tick() outside of running()", hint="Call it inside of `with store.running(...):`.")
+        return self.active_run.tick(metadata)
+
+    def on_preemption(self, deadline: Duration = 30.0, *, signals: Iterable[int] | None = None) -> Running:
+        """Save once more when SIGTERM or Ctrl-C comes, and never else: `with store.on_preemption():`, and `tick` in the loop.
+
+        As `running`, but without resuming, regular saves and a save at the end.
+
+        Args:
+            deadline: How long after the signal the program may go on, the final save included.
+            signals: Which signals; by default SIGTERM and SIGINT.
+
+        Raises:
+            UsageError: An argument is wrong.
+        """
+        return self.running(math.inf, deadline=deadline, signals=True if signals is None else signals, load=False)
 
     def close(self) -> None:
         """Wait for a save that is under way, and release what is held open. Raises its error, as `wait`."""

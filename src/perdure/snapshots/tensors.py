@@ -56,10 +56,11 @@ class TensorWriter:
             or tensor.device.type == "meta"
             or tensor.is_quantized
             or tensor.is_nested
-            or tensor._backward_hooks  # noqa: SLF001  # functions, so the reader must trust them
             or (dtype not in _SHARED and tensor.dtype.itemsize not in (1, 2, 4))
         ):
             return tensor.__reduce_ex__(5)
+        if tensor._backward_hooks:  # noqa: SLF001
+            torch.utils.hooks.warn_if_has_hooks(tensor)  # that they are left out, as torch does when it pickles by itself
         plain = tensor.detach().resolve_conj().resolve_neg()
         # Tied weights: other tensors over the very same memory, which all of it belongs to, will be so again.
         whole = plain.nbytes and plain.is_contiguous() and plain.untyped_storage().nbytes() == plain.nbytes

@@ -1,0 +1,75 @@
+"""From registered objects into a snapshot: all that can see them change happens before `begin` returns."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import CodecError, ComponentError, PerdureError, UsageError
+from ..mapping.progress import Progress, reporting
+from .components import Registered
+from .loading import one_by_one
+from .manifest import Component, Snapshot, check_metadata
+from .place import Draft, Place
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
+
+
+class Taking:
+    """Saves objects.
+
+    Args:
+        place: Where the snapshots are.
+        components: The objects, by name.
+        ranks: This process among several, or `None`.
+        trusted: Whether pickles may name code.
+    """
+
+    def __init__(self, place: Place, components: Mapping[str, Registered], ranks: Ranks | None, *, trusted: bool) -> None:
+        self._place = place
+        self._components = dict(components)
+        self._ranks = ranks
+        self._trusted = trusted
+
+    def begin(self, name: str, saved: datetime, metadata: Mapping[str, Any] | None, *, isolate: bool) -> tuple[Draft, Snapshot]:
+        """Begin a snapshot with the state of all objects. Raises as `StateStore.save_state`, and leaves no trace then."""
+        told = check_metadata(metadata)
+        draft = self._place.begin(isolate=isolate)
+        try:
+            components = {}
+            for component, registered in self._components.items():
+                there = component if self._ranks is None else self._ranks.name(component)
+                components[there] = Component(registered.kind, tuple(self._save(there, registered, draft)))
+            draft.settle()
+        except BaseException:
+            draft.abandon()
+            raise
+        library, python = f"perdure {__version__}", platform.python_version()
+        return draft, Snapshot(draft.id, 0, name, saved, told, components, {}, library, python)
+
+    def _save(self, name: str, registered: Registered, draft: Draft) -> list[str]:
+        try:
+            return registered.save(name, draft, trusted=self._trusted)
+        except PerdureError as error:
+            if isinstance(error, (CodecError, UsageError)):
+                error.at(name, self._place.place)
+            raise
+        except Exception as error:
+            problem = f"component {name!r} could not be saved: {type(error).__name__}: {error}"
+            hint = "Nothing was saved; older snapshots are as they were."
+            raise ComponentError(problem, place=self._place.place, hint=hint, component=name) from error
+
+    def complete(self, draft: Draft, snapshot: Snapshot, progress: Progress) -> Snapshot:
+        """Make it durable and visible. Raises as `StateStore.save_state`, and leaves no trace then."""
+        try:
+            with reporting(progress, None, "saving") as report:
+                if self._ranks is None:
+                    return draft.commit(snapshot, one_by_one(report))
+                return self._ranks.commit(draft, snapshot, one_by_one(report))
+        except BaseException:
+            draft.abandon()
+            raise
