@@ -252,7 +252,7 @@ def _write(pieces: Iterator[tuple[Part, int, memoryview]], folder: str, where: s
 
 def _failed(error: OSError, where: str, doing: str, key: str | None = None) -> PerdureError:
     told = explain(error, where, doing, key)
-    if told is not error:
+    if not isinstance(error, PerdureError):
         told.hint = "Nothing was restored, and nothing is left of it."
     return told
 

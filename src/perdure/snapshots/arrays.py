@@ -146,9 +146,10 @@ def build_array(spec: Any, shape: Any, order: Any, content: Any) -> Any:
         raise IntegrityError("the shape and type of an array do not fit its bytes")
     if not len(content):
         return np.empty(shape, dtype, order)
-    # A view, as numpy itself does not keep a bytearray from moving its bytes: a pickle could make it longer afterwards.
-    memory = memoryview(bytearray(content) if type(content) is memoryview and content.readonly else content)
-    array: Any = np.ndarray(shape, dtype, memory, order=order)
+    if type(content) is memoryview and content.readonly:
+        content = bytearray(content)
+    # By way of `frombuffer`, which locks the memory where it is: a pickle could make the bytearray longer afterwards.
+    array: Any = np.ndarray(shape, dtype, np.frombuffer(content, np.uint8), order=order)
     return array if array.flags.aligned else array.copy(order)
 
 
