@@ -1,8 +1,8 @@
 """Checkpoint and resume: snapshots of registered objects that are there as a whole or not at all.
 
 The concepts, each in a file: a **snapshot** (`manifest`) has **parts**, and is kept in a **place** (`folder`, `bucket`). A
-`StateStore` (`store`) saves and restores **components** (`components`, `packing`). A **keeper** (`keep`) says which snapshots stay,
-a **save condition** (`conditions`) when to save. `running` puts it together for a loop.
+`StateStore` (`store`) saves and restores **components** (`components`, `packing`). A **keeper** (`keep`) says which snapshots
+stay, a **save condition** (`conditions`) when to save. `running` puts it together for a loop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .components import PersistentStateMixin, Stateful, Value
     from .conditions import EverySteps, OnImprovement, PeriodicSaveCondition, SaveCondition
     from .generators import RandomGenerators
-    from .keep import Keeper, KeepBest, KeepEvery, KeepLatest, KeepThinned, KeepYoungerThan, parse_keeper
+    from .keep import KeepBest, Keeper, KeepEvery, KeepLatest, KeepThinned, KeepYoungerThan, parse_keeper
     from .manifest import Component, Part, Snapshot
     from .pickles import load_pickle, save_pickle
     from .preemption import Preemption

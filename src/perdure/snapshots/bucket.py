@@ -6,12 +6,12 @@
     parts/<save>/<digest>       a piece of at most 16 MiB, under the save that uploaded it; never changed
     drafts/<save>               a save under way, and which snapshot it takes unchanged pieces from
 
-Nothing is locked, as nobody could tell a slow machine from a dead one. Instead everybody writes down what is about to happen and
-then looks at what the others wrote down; as a place shows every write at once, at least one of two sees the other. A save puts its
-draft, naming the snapshot whose pieces it shares, and *then* looks whether that is still there. Who removes a snapshot takes its
-manifest away and *then* looks for drafts that name it, and for manifests that share its pieces; those pieces stay. A draft that was
-not renewed for an hour is taken for dead and removed; a save finds its own missing right after it put its manifest, and takes it
-back. So a wrong guess costs a save, never a snapshot.
+Nothing is locked, as nobody could tell a slow machine from a dead one. Instead everybody writes down what is about to happen
+and then looks at what the others wrote down; as a place shows every write at once, at least one of two sees the other. A save
+puts its draft, naming the snapshot whose pieces it shares, and *then* looks whether that is still there. Who removes a snapshot
+takes its manifest away and *then* looks for drafts that name it, and for manifests that share its pieces; those pieces stay. A
+draft that was not renewed for an hour is taken for dead and removed; a save finds its own missing right after it put its
+manifest, and takes it back. So a wrong guess costs a save, never a snapshot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
@@ -28,7 +28,7 @@ from typing import Any, Final
 from ..errors import CodecError, IntegrityError, NotFoundError, PreconditionError, SnapshotNotFoundError
 from ..protocol import ABSENT, Backend, ETag
 from .bucket_draft import BackendDraft
-from .disk import explain, open_new, remove_tree, write_at
+from .disk import explain, open_again, open_new, remove_tree, write_at
 from .manifest import CHUNK, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
 from .place import Report, damaged
 from .work import Call, Work
@@ -224,55 +224,67 @@ class BackendReading:
     def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
         wanted = list(parts)
         memory = {part.name: memoryview(bytearray(part.size)) for part in wanted}
-        errors: dict[str, IntegrityError] = {}
-        work = Work(TRANSFERS)
-        try:
-            for part in wanted:
-                for number in range(len(part.chunks)):
-                    work.submit(Call(self._fetch_chunk, part, number, memory[part.name], errors, report))
-            work.finish()
-        finally:
-            work.stop()
-        for part in wanted:
-            if part.name in errors:
-                raise errors[part.name]
-        self._know(wanted)
+
+        def take(part: Part, start: int, data: bytes) -> None:
+            memory[part.name][start : start + len(data)] = data
+
+        for error in self._compare(wanted, report, take):
+            raise error
         return memory
 
     def fetch_files(self, parts: Iterable[Part], report: Report) -> Path:
-        if not self._folder:
-            self._folder = mkdtemp(prefix="perdure-")
-        for part in parts:
-            path = os.path.join(self._folder, *part.name.split("/"))
-            data = self.fetch([part], report)[part.name]
-            try:
+        wanted = list(parts)
+        try:
+            if not self._folder:
+                self._folder = mkdtemp(prefix="perdure-")
+            for part in wanted:
+                path = self._file(part)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                fd = open_new(path)
-                try:
-                    write_at(fd, [data], 0)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                raise explain(error, f"file:{self._folder}", "write", part.name) from error
+                os.close(open_new(path))
+        except OSError as error:
+            raise explain(error, f"file:{self._folder}", "write", self._snapshot.name) from error
+        for damage in self._compare(wanted, report, self._write):
+            raise damage
         return Path(self._folder)
 
+    def _file(self, part: Part) -> str:
+        return os.path.join(self._folder, *part.name.split("/"))
+
+    def _write(self, part: Part, start: int, data: bytes) -> None:
+        try:
+            fd = open_again(self._file(part))
+            try:
+                write_at(fd, [data], start)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise explain(error, f"file:{self._folder}", "write", part.name) from error
+
     def damage(self, parts: Iterable[Part], report: Report) -> list[IntegrityError]:
+        return self._compare(list(parts), report, lambda *_: None)
+
+    def _compare(self, parts: list[Part], report: Report, take: Callable[[Part, int, bytes], None]) -> list[IntegrityError]:
+        """Fetch all pieces of all parts, several at once, compare each with its digest, and hand it on."""
         errors: dict[str, IntegrityError] = {}
-        wanted = list(parts)
         work = Work(TRANSFERS)
         try:
-            for part in wanted:
+            for part in parts:
                 for number in range(len(part.chunks)):
-                    work.submit(Call(self._fetch_chunk, part, number, None, errors, report))
+                    work.submit(Call(self._fetch_chunk, part, number, take, errors, report))
             work.finish()
         finally:
             work.stop()
         if not errors:
-            self._know(wanted)
-        return [errors[part.name] for part in wanted if part.name in errors]
+            self._know(parts)
+        return [errors[part.name] for part in parts if part.name in errors]
 
     def _fetch_chunk(
-        self, part: Part, number: int, memory: memoryview | None, errors: dict[str, IntegrityError], report: Report
+        self,
+        part: Part,
+        number: int,
+        take: Callable[[Part, int, bytes], None],
+        errors: dict[str, IntegrityError],
+        report: Report,
     ) -> None:
         start = number * CHUNK
         size = min(CHUNK, part.size - start)
@@ -288,8 +300,8 @@ class BackendReading:
             return
         if len(data) != size or digest_of(data) != part.chunks[number]:
             errors[part.name] = damaged(self._snapshot, part, "the part is damaged: its bytes are not those that were saved")
-        elif memory is not None:
-            memory[start : start + size] = data
+            return
+        take(part, start, data)
         report(size)
 
     def _know(self, parts: list[Part]) -> None:

@@ -22,7 +22,8 @@ class Cleaned:
     Attributes:
         kept: The snapshots that stay, the oldest first.
         removed: Those that are gone, or would be.
-        failed: Those that should be gone and are not: somebody reads them, or they cannot be removed. The next clean-up tries again.
+        failed: Those that should be gone and are not: somebody reads them, or they cannot be removed. The next clean-up tries
+            again.
         spared: One that its keeper would have let go, and that stays as no other is whole.
     """
 
@@ -35,8 +36,8 @@ class Cleaned:
 def clean(place: Place, keeper: Keeper, *, dry_run: bool = False, now: datetime | None = None) -> Cleaned:
     """Remove what a keeper does not keep.
 
-    Only complete snapshots are counted. Before the first is removed, one of those that stay was read as a whole and compared with
-    its digests, by this process or now; if none of them is whole, the newest whole one of the others stays as well.
+    Only complete snapshots are counted. Before the first is removed, one of those that stay was read as a whole and compared
+    with its digests, by this process or now; if none of them is whole, the newest whole one of the others stays as well.
 
     Args:
         place: Where.

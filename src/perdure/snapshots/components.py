@@ -19,8 +19,8 @@ Read = Callable[[str], memoryview]
 class PersistentStateMixin:
     """An object that saves itself to files and restores itself from them.
 
-    Override both methods. `path` has no suffix: write one file `path.with_suffix(...)`, or make a folder `path`. What is written
-    is digested and becomes part of the snapshot as it is.
+    Override both methods. `path` has no suffix: write one file `path.with_suffix(...)`, or make a folder `path`. What is
+    written is digested and becomes part of the snapshot as it is.
     """
 
     def save_state(self, path: Path) -> None:
@@ -48,7 +48,8 @@ class Value(Generic[T]):
 
     Attributes:
         value: The value. Assign to it, or change it in place. Loading a snapshot changes a list, dict, set, deque, bytearray or
-            numpy array (of the same shape and type) in place, so that other names for it see the change too, and replaces others.
+            numpy array (of the same shape and type) in place, so that other names for it see the change too, and replaces
+            others.
     """
 
     def __init__(self, value: T) -> None:

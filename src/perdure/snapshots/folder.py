@@ -88,7 +88,7 @@ class FolderPlace:
         )
 
     def _entry(self, name: str) -> Snapshot | Broken | None:
-        """What a folder holds: a snapshot, something broken, or nothing of ours. A manifest is read once, as it never changes."""
+        """What a folder holds: a snapshot, something broken, or nothing of ours. Manifests are read once: they never change."""
         path = os.path.join(self.root, name)
         try:
             info = os.lstat(os.path.join(path, MANIFEST))

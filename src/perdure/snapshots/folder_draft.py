@@ -46,7 +46,8 @@ class FolderDraft:
         self._linked: set[str] = set()
         self._adopted: list[str] = []
         self._seen: set[str] = set()
-        self._final = ""
+        self._visible = ""
+        self._committed = False
         for _ in range(_ATTEMPTS):
             self.id = os.urandom(16).hex()
             self._path = os.path.join(place.own, f"draft-{self.id}")
@@ -157,9 +158,10 @@ class FolderDraft:
             if place.durable:
                 sync_folder(self._path)
             os.rename(self._path, str(snapshot.path))
-            self._final = str(snapshot.path)
+            self._visible = str(snapshot.path)
             if place.durable:
                 sync_folder(place.root)
+            self._committed = True
         finally:
             unlock(lock)
         place.known.clear()
@@ -183,7 +185,10 @@ class FolderDraft:
     def abandon(self) -> None:
         self._work.stop()
         try:
-            if not self._final and os.path.isdir(self._path):
+            if self._visible and not self._committed:  # nobody knows whether it would still be there after a power cut
+                os.rename(self._visible, self._path)
+                self._visible = ""
+            if not self._committed and os.path.isdir(self._path):
                 remove_tree(self._path)
         except OSError as error:
             raise explain(error, self._place.place, "clear away what was begun") from error

@@ -138,7 +138,7 @@ class Place(Protocol):
         ...
 
     def is_whole(self, snapshot: Snapshot) -> bool:
-        """Whether all its parts are what was saved. They are read, unless this process did that before and they look the same."""
+        """Whether all its parts are what was saved: they are read, unless this process did that and they look the same."""
         ...
 
     def remove(self, snapshot: Snapshot) -> bool:

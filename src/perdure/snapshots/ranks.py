@@ -150,7 +150,7 @@ class Ranks:
     def _missing(self, ranks: list[int], number: object) -> MissingRankError:
         who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
         error = MissingRankError(
-            f"{who} of {self._size} did not save in {self._timeout:g} s what belongs to round {number}; there is no such snapshot",
+            f"{who} of {self._size} did not save in {self._timeout:g} s what belongs to round {number}; there is no snapshot",
             place=self._place.place,
             hint="See whether it is alive, and whether all save at the same steps.",
         )

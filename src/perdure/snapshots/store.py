@@ -49,18 +49,18 @@ class StateStore:
         checkpoint.load_latest()
         checkpoint.save_state({"step": 1000})
 
-    A snapshot appears when all its parts are durable, with a manifest that has the digest of each. Whoever is killed before leaves
-    nothing that anybody would take for a snapshot. Loading compares all parts with their digests before any object is touched.
-    Parts that did not change are not stored again.
+    A snapshot appears when all its parts are durable, with a manifest that has the digest of each. Whoever is killed before
+    leaves nothing that anybody would take for a snapshot. Loading compares all parts with their digests before any object is
+    touched. Parts that did not change are not stored again.
 
     Several stores, processes and machines may save into one place and clean it up. The methods may be called from any thread;
     objects must not change while `save_state` runs, or until `save_async` returns.
 
     Args:
-        states_dir: Where: a path or a `file:` URL for snapshots that are directories, or another URL or a backend, in which they
-            are objects. Nothing is made before the first save.
-        state_name_format: What a snapshot is called, for `strftime`, by local time. A name that is taken gets a suffix. Names do
-            not order snapshots; their numbers do.
+        states_dir: Where: a path or a `file:` URL for snapshots that are directories, or another URL or a backend, in which
+            they are objects. Nothing is made before the first save.
+        state_name_format: What a snapshot is called, for `strftime`, by local time. A name that is taken gets a suffix. Names
+            do not order snapshots; their numbers do.
         keep: Which snapshots stay; the others are removed after each save. By default all stay.
         trusted: Whether pickles in this place may name any code, which reading them runs. `False` reads and writes plain data,
             arrays, tensors and what `perdure.register_type` was told of. By default `True` in folders and local files, and
@@ -196,6 +196,7 @@ class StateStore:
             Whatever is raised, no trace is left, and earlier snapshots are as they were.
         """
         with self._alone():
+            self.wait()
             return self._begin(metadata, isolate=False, progress=progress)()
 
     def save_async(self, metadata: Mapping[str, Any] | None = None) -> Saving:
@@ -215,6 +216,7 @@ class StateStore:
         """
         turn = self._take_turn()
         try:
+            self.wait()
             rest = self._begin(metadata, isolate=True)
             self._saving = Saving(_Releasing(rest, turn))
             return self._saving
@@ -238,6 +240,7 @@ class StateStore:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        """Keep others from saving and loading meanwhile."""
         turn = self._take_turn()
         try:
             yield
@@ -245,16 +248,10 @@ class StateStore:
             turn.release()
 
     def _take_turn(self) -> Lock:
-        """Wait until nobody else saves, and tell of the error that the one before has left."""
         if os.getpid() != self._process:  # a child: the thread that would release the lock is its parent's
             self._process, self._turn, self._saving = os.getpid(), Lock(), None
         turn = self._turn
         turn.acquire()
-        try:
-            self.wait()
-        except BaseException:
-            turn.release()
-            raise
         return turn
 
     def _begin(self, metadata: Mapping[str, Any] | None, *, isolate: bool, progress: Progress = False) -> Callable[[], Path]:

