@@ -15,7 +15,7 @@ import click
 
 import perdure
 
-from ..errors import InvalidKeyError, MissingExtraError, PerdureError, UntrustedError, UsageError
+from ..errors import InvalidKeyError, MissingExtraError, NotFoundError, PerdureError, UntrustedError, UsageError
 from .output import one_line
 from .wording import in_our_words, program
 
@@ -130,7 +130,7 @@ def code_of(error: PerdureError | OSError) -> int:
     """The exit code that stands for an error."""
     if isinstance(error, (UsageError, InvalidKeyError, MissingExtraError, UntrustedError)):
         return USAGE
-    return FAILED if isinstance(error, OSError) else PROBLEM  # a BackendError is one
+    return FAILED if isinstance(error, OSError) and not isinstance(error, NotFoundError) else PROBLEM
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

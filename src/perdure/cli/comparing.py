@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import SnapshotNotFoundError
-from ..snapshots.compare import Change, Comparison, ComponentComparison, PartComparison, compare
+from ..snapshots.comparison import Change, Comparison, ComponentComparison, PartComparison, compare
 from ..snapshots.manifest import Snapshot
 from ..snapshots.place import Place, Reading
 from .app import DONE, PROBLEM, Command

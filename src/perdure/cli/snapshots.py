@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import click
 
-from ..errors import BackendError, IntegrityError, NotFoundError, SnapshotNotFoundError, UnavailableError, UsageError
+from ..errors import BackendError, IntegrityError, SnapshotNotFoundError, UnavailableError, UsageError
 from ..registry import parse_url
 from ..snapshots.manifest import CHUNK, MANIFEST, Broken, Part, Snapshot
 from ..snapshots.place import Place
@@ -35,7 +35,6 @@ def open_snapshots(url: str) -> Iterator[Place]:
     Raises:
         BackendError: There is nothing.
         UsageError: It is no place for snapshots, or it is a snapshot itself.
-        NotFoundError: Instead of a `SnapshotNotFoundError` of what is done with it.
     """
     if parse_url(url)[0] == "file":
         place = snapshot_place(url, sync=None, share=True)
@@ -51,11 +50,7 @@ def open_snapshots(url: str) -> Iterator[Place]:
     else:
         place = snapshot_place(open_place(url), sync=None, share=True)
     with closing(place):
-        try:
-            yield place
-        except SnapshotNotFoundError as error:
-            # As an OSError it would end with the exit code of a place that failed, and it is a name that is not there.
-            raise NotFoundError(error.problem, key=error.key, place=error.place, hint=error.hint) from error
+        yield place
 
 
 def complete(place: Place) -> list[Snapshot]:

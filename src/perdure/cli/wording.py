@@ -26,7 +26,10 @@ _words = (
     (r"it with (layout|suffix|digest_len)='([^']*)'", r"it as file:FOLDER?\1=\2"),
     (r"such as codec, are arguments of perdure\.open", "such as --codec, are options of the command"),
     (r"Import the module", "Use --raw, or read it in Python: import the module"),
-    (r"\bperdure (?=(?:ls|get|set|rm|cp|info|doctor|demo)\b)", lambda found: f"{program()} "),
+    (
+        r"\bperdure (?=(?:ls|get|set|rm|cp|info|doctor|demo|import|snapshots|restore|prune|diff)\b)",
+        lambda found: f"{program()} ",
+    ),
 )
 
 

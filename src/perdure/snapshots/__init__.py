@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cleaning import Cleaned
-    from .compare import Comparison, compare
+    from .comparison import Comparison, compare
     from .components import PersistentStateMixin, Stateful, Value
     from .conditions import EverySteps, OnImprovement, PeriodicSaveCondition, SaveCondition
     from .generators import RandomGenerators
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _homes = {
     "cleaning": "Cleaned",
-    "compare": "Comparison compare",
+    "comparison": "Comparison compare",
     "components": "PersistentStateMixin Stateful Value",
     "conditions": "EverySteps OnImprovement PeriodicSaveCondition SaveCondition",
     "generators": "RandomGenerators",

@@ -224,9 +224,6 @@ class ArrayReader:
         stem: The name of the component.
         read: Reads a part.
         room: How many objects there may be at most.
-
-    Attributes:
-        calls: By module and name, as in the pickle.
     """
 
     def __init__(self, stem: str, read: Read, room: int) -> None:
@@ -234,7 +231,10 @@ class ArrayReader:
         self._read = read
         self._room = room
         self._used: set[str] = set()
-        self.calls: dict[tuple[str, str], Any] = {
+
+    def calls(self) -> dict[tuple[str, str], Any]:
+        """By module and name, as in the pickle. Not an attribute: in a circle, it would keep all that was read for a while."""
+        return {
             (build_array.__module__, build_array.__qualname__): self._array,
             (objects.__module__, objects.__qualname__): self._objects,
         }

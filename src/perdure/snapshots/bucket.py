@@ -22,15 +22,15 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Final
 
 from ..errors import CodecError, IntegrityError, NotFoundError, PreconditionError, SnapshotNotFoundError
 from ..protocol import ABSENT, Backend, ETag
 from .bucket_draft import BackendDraft
-from .disk import explain, open_again, open_new, remove_tree, write_at
+from .disk import explain, open_again, open_new, write_at
 from .manifest import CHUNK, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
 from .place import Report, damaged
+from .scratch import Scratch
 from .work import Call, Work
 
 MANIFESTS: Final = "snapshots/"
@@ -218,7 +218,7 @@ class BackendReading:
     def __init__(self, place: BackendPlace, snapshot: Snapshot) -> None:
         self._place = place
         self._snapshot = snapshot
-        self._folder = ""
+        self._scratch = Scratch()
         self._compared: set[str] = set()
 
     def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
@@ -234,21 +234,20 @@ class BackendReading:
 
     def fetch_files(self, parts: Iterable[Part], report: Report) -> Path:
         wanted = list(parts)
+        folder = self._scratch.path
         try:
-            if not self._folder:
-                self._folder = mkdtemp(prefix="perdure-")
             for part in wanted:
                 path = self._file(part)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 os.close(open_new(path))
         except OSError as error:
-            raise explain(error, f"file:{self._folder}", "write", self._snapshot.name) from error
+            raise explain(error, f"file:{folder}", "write", self._snapshot.name) from error
         for damage in self._compare(wanted, report, self._write):
             raise damage
-        return Path(self._folder)
+        return folder
 
     def _file(self, part: Part) -> str:
-        return os.path.join(self._folder, *part.name.split("/"))
+        return os.path.join(self._scratch.path, *part.name.split("/"))
 
     def _write(self, part: Part, start: int, data: bytes) -> None:
         try:
@@ -258,7 +257,7 @@ class BackendReading:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise explain(error, f"file:{self._folder}", "write", part.name) from error
+            raise explain(error, f"file:{self._scratch.path}", "write", part.name) from error
 
     def damage(self, parts: Iterable[Part], report: Report) -> list[IntegrityError]:
         return self._compare(list(parts), report, lambda *_: None)
@@ -311,9 +310,7 @@ class BackendReading:
             self._place.whole.add(self._snapshot.id)
 
     def close(self) -> None:
-        folder, self._folder = self._folder, ""
-        if folder:
-            remove_tree(folder)
+        self._scratch.close()
 
 
 def _number(key: str) -> int:

@@ -8,15 +8,15 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from threading import Condition, Lock
 from typing import TYPE_CHECKING, Final
 
 from ..errors import PerdureError, PreconditionError, UnavailableError
 from ..protocol import ETag
-from .disk import explain, open_read, read_into, remove_tree
+from .disk import explain, open_read, read_into
 from .manifest import CHUNK, Part, Snapshot, digest_of
 from .place import Report, cut, digest_of_views
+from .scratch import Scratch
 from .work import Call, Work
 from .written import written_by
 
@@ -52,7 +52,7 @@ class BackendDraft:
         self._sizes: dict[str, int] = {}
         self._sent: set[str] = set()
         self._reusable: dict[str, str] = {}
-        self._folder = ""
+        self._scratch = Scratch()
         self._adopted: list[str] = []
         self._seen: set[str] = set()
         self._etag: ETag | None = None
@@ -73,9 +73,7 @@ class BackendDraft:
                     self._reusable[digest] = part.homes[number] if part.homes else base.id
 
     def folder(self) -> Path:
-        if not self._folder:
-            self._folder = mkdtemp(prefix="perdure-")
-        return Path(self._folder)
+        return self._scratch.path
 
     def add(self, name: str, pieces: Sequence[bytes | memoryview]) -> None:
         chunks = cut(pieces)
@@ -85,9 +83,9 @@ class BackendDraft:
             self._copying.submit(Call(self._take, name, number, views))
 
     def adopt(self, component: str) -> list[str]:
-        if not self._folder:
+        if not self._scratch:
             return []
-        names = written_by(component, self._folder, self._seen, self._place.place)
+        names = written_by(component, str(self._scratch.path), self._seen, self._place.place)
         self._adopted += names
         return names
 
@@ -157,9 +155,7 @@ class BackendDraft:
             self._clear()
 
     def _clear(self) -> None:
-        folder, self._folder = self._folder, ""
-        if folder:
-            remove_tree(folder)
+        self._scratch.close()
 
     def _piece_key(self, digest: str) -> str:
         from .bucket import PARTS
@@ -200,7 +196,7 @@ class BackendDraft:
             self._room.give(staged)
 
     def _submit_file(self, name: str) -> None:
-        path = os.path.join(self._folder, *name.split("/"))
+        path = os.path.join(self._scratch.path, *name.split("/"))
         try:
             size = os.path.getsize(path)
         except OSError as error:

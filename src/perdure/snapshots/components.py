@@ -217,6 +217,7 @@ def _changed_in_place(old: Any, new: Any) -> bool:
         old.clear()
         old.extend(new)
     elif type(old).__module__ == "numpy" and type(old).__name__ == "ndarray":
+        old, new = cast("Any", old), cast("Any", new)
         if old.shape != new.shape or old.dtype != new.dtype or not old.flags.writeable:
             return False
         old[...] = new

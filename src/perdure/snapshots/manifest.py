@@ -117,7 +117,7 @@ class Snapshot:
         return sum(part.size for part in self.parts.values())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Snapshot) and other.id == self.id
+        return isinstance(other, Snapshot) and (other.id, other.name) == (self.id, self.name)  # a copy is another one
 
     def __hash__(self) -> int:
         return hash(self.id)

@@ -107,7 +107,7 @@ def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool) -> An
         if not trusted and makes_objects(data):
             _refuse(data)
         with _no_garbage_collection():
-            return _Unpickler(data, arrays.ArrayReader(stem, read, len(data)).calls, trusted).load()
+            return _Unpickler(data, arrays.ArrayReader(stem, read, len(data)).calls(), trusted).load()
 
 
 def check_readable(parts: list[Packed]) -> None:

@@ -145,8 +145,8 @@ def _refuse_options(ctx: click.Context) -> None:
     """What stands before the name of the subcommand would be ignored."""
     for name in ctx.params:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = name.removeprefix("as_")
-            raise UsageError(f"--{option} belongs behind the word {ctx.invoked_subcommand}", hint="Each has its own options.")
+            problem = f"--{name.removeprefix('as_')} stands in front of {ctx.invoked_subcommand}, where it does nothing"
+            raise UsageError(problem, hint=f"The options of {ctx.invoked_subcommand} stand behind it.")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The names of `pamiq_core.state_persistence`, for a program that saves its state by them.
 
-Change `from pamiq_core.state_persistence import ...` into `from perdure.compat.pamiq_core.state_persistence import ...`. What differs
-is in the manual, under "Coming from pamiq-core".
+Change `from pamiq_core.state_persistence import ...` into `from perdure.compat.pamiq_core.state_persistence import ...`. What
+differs is in the manual, under "Coming from pamiq-core".
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ def resume_command(on: str | None, where: str | None, kills: int, steps: int, se
             raise UsageError(f"the training in this place has done {begun.step} steps", hint=f"Try --steps {begun.step}.")
         with Report(quiet=as_json, steps=steps) as report:
             kills = 0 if begun.snapshots else kills
-            report.introduce(url, kills)
+            report.introduce(begun.place, kills)
             try:
-                result = _train(url, steps, kills, seed, report)
+                result = _train(url, steps, kills, seed, report, begun.damaged)
             except KeyboardInterrupt:
                 if kept:
                     again = f"{program()} demo resume --where {quoted(url)} --steps {steps}"
@@ -57,7 +57,13 @@ def resume_command(on: str | None, where: str | None, kills: int, steps: int, se
                 raise
             result |= _compare(url, steps, report)
             result["equal"] = result["equal"] and not result["damaged"]
-            result |= {"place": url, "steps": steps, "seed": seed, "seconds": round(clock.seconds, 2), "story": report.story}
+            result |= {
+                "place": begun.place,
+                "steps": steps,
+                "seed": seed,
+                "seconds": round(clock.seconds, 2),
+                "story": report.story,
+            }
             report.conclude(result, f"Look around: {program()} snapshots {quoted(url)}" if kept else "")
     if as_json:
         print_json(result)
@@ -77,11 +83,10 @@ def _check_means(where: str | None) -> None:
         raise BackendError("this Python comes without the source files of its library", place=library)
 
 
-def _train(url: str, steps: int, kills: int, seed: int, report: Report) -> dict[str, Any]:
+def _train(url: str, steps: int, kills: int, seed: int, report: Report, damaged: list[str]) -> dict[str, Any]:
     """Start it, kill it, look what it left, and start it again, until it is done."""
     moments = choose_moments(kills, steps, seed)
     killed = while_saving = 0
-    damaged: list[str] = []
     drafts: frozenset[str] = frozenset()
     while True:
         training = Program(url, steps)
@@ -92,7 +97,7 @@ def _train(url: str, steps: int, kills: int, seed: int, report: Report) -> dict[
         drafts = found.drafts
         killed += 1
         while_saving += half_saved
-        damaged += found.damaged
+        damaged = [*damaged, *(problem for problem in found.damaged if problem not in damaged)]
         about = {"pid": training.pid, "step": report.last.get("step", 0), "whole": len(found.snapshots)}
         report.tell({"event": "killed", **about, "half_saved": half_saved, "damaged": found.damaged})
     report.tell({"event": "finished", **report.last} | {"event": "finished"})

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from blake3 import blake3
 
 from ....errors import SnapshotNotFoundError, UsageError
-from ....protocol import Backend
-from ....registry import open_backend, parse_url
+from ....registry import open_backend
 from ....snapshots import Snapshot, StateStore
 from ....snapshots.bucket import DRAFTS, MANIFESTS, PARTS
 from ....snapshots.folder import OWN
+from ....snapshots.place import open_place
 
 COMPONENTS = ("network", "momentum", "random", "order", "history")
 
@@ -24,11 +24,13 @@ class Found(NamedTuple):
     """What is in the place of a training that does not run.
 
     Attributes:
+        place: As a URL without secrets.
         snapshots: All that are complete, the oldest first.
         damaged: What is wrong in them; nothing, if they keep what they promise.
         drafts: The names of snapshots that were begun and never completed.
     """
 
+    place: str
     snapshots: list[Snapshot]
     damaged: list[str]
     drafts: frozenset[str]
@@ -45,30 +47,28 @@ def look(url: str) -> Found:
     Raises:
         UsageError: There are other things.
     """
-    with StateStore(url) as store:
+    with closing(open_place(url, sync=None, share=True)) as place, StateStore(url) as store:
+        drafts = _drafts_in_folder(place.path) if place.path else _drafts_in_backend(url)
         snapshots = store.snapshots()
         for snapshot in snapshots:
             if set(snapshot.components) != set(COMPONENTS):
-                hint = "Choose an empty place, as the demo removes old snapshots."
-                raise UsageError(f"the snapshot {snapshot.name} is of another program", place=snapshot.place, hint=hint)
+                problem = f"the snapshot {snapshot.name} is of another program"
+                raise UsageError(problem, place=place.place, hint="Choose an empty place, as the demo removes old snapshots.")
         damaged = [str(error) for snapshot in snapshots for error in store.verify(snapshot.name)]
-    return Found(snapshots, damaged, frozenset(_drafts(url)))
+        return Found(place.place, snapshots, damaged, frozenset(drafts))
 
 
-def _drafts(url: str) -> list[str]:
-    if parse_url(url)[0] == "file":
-        with StateStore(url) as store:
-            own = os.path.join(store.states_dir, OWN)
-        return [name for name in os.listdir(own) if name.startswith("draft-")] if os.path.isdir(own) else []
+def _drafts_in_folder(folder: Path) -> list[str]:
+    own = folder / OWN
+    return [path.name for path in own.glob("draft-*")] if own.is_dir() else []
+
+
+def _drafts_in_backend(url: str) -> list[str]:
     with closing(open_backend(url)) as backend:
-        _refuse_others(backend)
-        return list(backend.keys(DRAFTS))
-
-
-def _refuse_others(backend: Backend) -> None:
-    for key in backend.keys():  # noqa: SIM118 - a backend is no mapping
-        if not key.startswith((MANIFESTS, PARTS, DRAFTS)):
+        keys = list(backend.keys())
+        if not all(key.startswith((MANIFESTS, PARTS, DRAFTS)) for key in keys):
             raise UsageError("there are other things in this place", place=backend.place, hint="Choose an empty one.")
+        return [key for key in keys if key.startswith(DRAFTS)]
 
 
 class Component(NamedTuple):

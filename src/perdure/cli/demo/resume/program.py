@@ -15,7 +15,7 @@ from ....errors import BackendError
 from ..crew import Event, end_of, events_of
 
 _SPREAD = 0.9  # the last kill is wanted before this part of all steps, so that it finds the training at work
-_AFTER_STEP, _AFTER_SAVING = 0.01, 0.04  # seconds: up to so long after what is waited for
+_AFTER_STEP, _AFTER_SAVING = 0.01, 0.02  # seconds: up to so long after what is waited for
 
 # A sum of floats depends on how many threads share it, and that on the machine. With one, the same steps give the same bits.
 _ONE_THREAD = dict.fromkeys(

@@ -87,7 +87,7 @@ class Report:
         self.say(("perdure demo resume", "bold"), f": {learns}")
         self.say("the snapshots: ", (place, "bold"), ", one every quarter of a second")
         if kills:
-            self.say(f"it is killed {plural(kills, 'time')} at random moments, every other time in the middle of a save")
+            self.say(f"it is killed {plural(kills, 'time')} at random moments, every other time soon after a save began")
 
     def conclude(self, result: dict[str, Any], look: str) -> None:
         """Print the result."""
