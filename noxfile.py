@@ -1,4 +1,4 @@
-"""What can be done here: `python3 noxfile.py -s demo`, or tests, torture, lint, types, docs, bench, wheel.
+"""What can be done here: `python3 noxfile.py -s demo`, or tests, torture, frameworks, lint, types, docs, bench, wheel.
 
 With nox installed, `nox -s demo` does the same. Without it this file makes a virtual environment for nox first, so a machine
 needs nothing but Python 3.11 or newer.
@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -45,11 +46,31 @@ def demo(session: nox.Session) -> None:
     session.run("perdure", "demo", *session.posargs)
 
 
+# Those that share the one SeaweedFS of a machine, or wait for killed processes; about half of the time goes there.
+APART = ["tests/backends", "tests/torture"]
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, with the long batteries cut short."""
+    """All tests, with the long batteries cut short, in two processes. With arguments, pytest with these."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *session.posargs)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    environment = os.environ | {"PATH": os.pathsep.join([session.bin, os.environ.get("PATH", os.defpath)])}
+    python = shutil.which("python", path=session.bin) or sys.executable
+    with tempfile.TemporaryFile("w+") as log:
+        apart = subprocess.Popen(
+            [python, "-m", "pytest", *APART], cwd=HERE, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            session.run("pytest", "tests", *[f"--ignore={folder}" for folder in APART])
+        finally:
+            failed = apart.wait()
+            log.seek(0)
+            print(log.read(), flush=True)
+    if failed:
+        session.error("some of the tests that ran apart have failed; see above")
 
 
 @nox.session
@@ -57,6 +78,13 @@ def torture(session: nox.Session) -> None:
     """All tests, with all rounds of the long batteries."""
     session.install("-e", ".[dev]")
     session.run("pytest", "--timeout=3600", *session.posargs, env={"PERDURE_ROUNDS": os.environ.get("PERDURE_ROUNDS", "10")})
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """The tests that need PyTorch, which with all it brings is several gigabytes."""
+    session.install("-e", ".[dev]", "torch")
+    session.run("pytest", "tests/snapshots", *session.posargs)
 
 
 @nox.session
