@@ -324,3 +324,30 @@ def test_a_killed_clean_up_leaves_no_half_of_a_state(tmp_path: Path) -> None:
     store.save_state()
     assert os.listdir(tmp_path / ".perdure-snapshots") == ["lock"]
     shutil.rmtree(tmp_path)
+
+
+def test_a_state_that_pamiq_core_wrote_can_be_adopted(tmp_path: Path) -> None:
+    folder = tmp_path / "2025-01-01_00-00-00,000000.state"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(name))
+    (folder / "c").mkdir()
+    (folder / "c" / "inner.bin").write_bytes(b"x")
+    store, parts = three(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        store.load_state(folder)
+    store.register("d", Part())
+    with pytest.raises(ValueError, match=r"'d'"):
+        store.adopt(folder)
+    store.unregister("d")
+    assert store.adopt(folder, {"step": 3}) == folder
+    snapshot = store.load_latest()
+    assert snapshot is not None
+    assert (snapshot.metadata, sorted(snapshot.parts)) == ({"step": 3}, ["a.pkl", "b.pkl", "c.pkl", "c/inner.bin"])
+    assert [part.value for part in parts] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="already"):
+        store.adopt(folder)
+    with pytest.raises(FileNotFoundError):
+        store.adopt(tmp_path / "none")
+    with pytest.raises(ValueError, match="only folders"):
+        StateStore("memory:adopting").adopt("x")

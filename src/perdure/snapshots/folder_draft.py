@@ -16,16 +16,14 @@ from .disk import (
     lock_folder,
     open_again,
     open_new,
-    open_read,
-    read_into,
     remove_tree,
     sync_file,
     sync_folder,
     unlock,
     write_at,
 )
-from .manifest import CHUNK, MANIFEST, Part, Snapshot, digest_of, write_manifest
-from .place import Report, cut, digest_of_views
+from .manifest import CHUNK, MANIFEST, Part, Snapshot, write_manifest
+from .place import Report, cut, digest_file, digest_of_views
 from .work import Call, Work
 from .written import written_by
 
@@ -236,19 +234,10 @@ class FolderDraft:
     def _digest_file(self, name: str) -> None:
         path = os.path.join(self._path, *name.split("/"))
         try:
-            fd = open_read(path)
-            try:
-                size = os.fstat(fd).st_size
-                chunks = []
-                memory = memoryview(bytearray(min(size, CHUNK)))
-                for start in range(0, max(size, 1), CHUNK):
-                    read = read_into(fd, memory[: min(CHUNK, size - start)], start)
-                    chunks.append(digest_of(memory[:read]))
-            finally:
-                os.close(fd)
+            size, chunks = digest_file(path)
         except OSError as error:
             raise explain(error, self._place.place, "look at what was saved", name) from error
-        self.keep(Part(name, size, tuple(chunks)), path, there=True)
+        self.keep(Part(name, size, chunks), path, there=True)
 
     def _sync(self, name: str, report: Report, size: int) -> None:
         try:

@@ -21,7 +21,7 @@ _SHORT: Final = b"|".join(b"%s.{%d}" % (re.escape(bytes([size])), size) for size
 _run = re.compile(
     rb"(?s:"
     rb"[(01NRae)t\]}su\x85-\x89\x8f-\x91\x93\x94]"  # without an operand; no BUILD, NEWOBJ, INST, OBJ, DUP
-    rb"|[Kh].|M..|[Jj].{4}|[G\x95].{8}"  # numbers, references to what was made before, and the lengths of frames
+    rb"|[Kh].|M..|[Jj].{4}|G.{8}"  # numbers, and references to what was made before
     rb"|\x8c(?:" + _SHORT + rb"))*+"
 ).match
 
@@ -32,6 +32,7 @@ _SIZED: Final = {0x58: 4, 0x8D: 8, 0x43: 1, 0x42: 4, 0x8E: 8, 0x96: 8, 0x8A: 1, 
 _OBJECTS: Final = {0x81: 1, 0x92: 1, 0x62: 1, 0x82: 2, 0x83: 3, 0x84: 5}
 
 _PROTOCOL: Final = b"\x80\x05"
+_FRAME: Final = 0x95
 _STOP: Final = 0x2E
 
 
@@ -51,10 +52,15 @@ def makes_objects(data: bytes | memoryview) -> bool:
     at = len(_PROTOCOL)
     if data[:at] != _PROTOCOL:
         raise IntegrityError("it is not a pickle of protocol 5")
+    # Frames end where an instruction ends, and hold no others: a reader may take what is across their ends for something else.
+    end, framed = len(data), False
     while True:
-        match = _run(data, at)
+        match = _run(data, at, end)
         at = match.end() if match else at
-        if at >= len(data):
+        if framed and at == end:
+            end, framed = len(data), False
+            continue
+        if at >= end:
             raise IntegrityError("the pickle is cut short")
         opcode = data[at]
         if opcode in _SIZED:
@@ -63,7 +69,12 @@ def makes_objects(data: bytes | memoryview) -> bool:
         elif opcode in _OBJECTS:
             found = True
             at += _OBJECTS[opcode]
+        elif opcode == _FRAME and not framed:
+            at, framed = at + 9, True
+            end = at + int.from_bytes(data[at - 8 : at], "little")
         elif opcode == _STOP and at + 1 == len(data):
             return found
         else:
             raise IntegrityError(f"the pickle holds what perdure never writes: {opcode:#04x} at byte {at:,}")
+        if at > end or end > len(data):
+            raise IntegrityError("the pickle is cut short, or in frames of other lengths")

@@ -238,23 +238,17 @@ def _spell_place(place: str) -> str:
 
 
 class _File:
-    """Memory that is read as a file; of large bytes and bytearrays the bytes go straight to where they belong."""
+    """Memory that pickle reads as a file, all at one look; so nothing is copied but what it keeps."""
 
     def __init__(self, data: bytes | memoryview) -> None:
-        self._data = memoryview(data)
-        self._at = 0
+        self._rest = memoryview(data)
 
-    def read(self, size: int) -> bytes:
-        taken = self._data[self._at : self._at + size]
-        self._at += len(taken)
-        return bytes(taken)
+    def peek(self, size: int) -> Any:
+        return self._rest
 
-    def readinto(self, buffer: Any) -> int:
-        target = memoryview(buffer)
-        taken = self._data[self._at : self._at + len(target)]
-        target[: len(taken)] = taken
-        self._at += len(taken)
-        return len(taken)
+    def read(self, size: int) -> Any:
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
 
     def readline(self) -> NoReturn:
         raise pickle.UnpicklingError("nothing in protocol 5 is a line")

@@ -15,7 +15,8 @@ from blake3 import blake3
 
 from ..errors import CodecError, IntegrityError, UsageError
 from ..protocol import Backend
-from .manifest import CHUNK, Broken, Part, Snapshot
+from .disk import open_read, read_into
+from .manifest import CHUNK, Broken, Part, Snapshot, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -228,6 +229,21 @@ def digest_of_views(views: Sequence[memoryview]) -> str:
     for view in views:
         digest.update(view)
     return digest.hexdigest()
+
+
+def digest_file(path: str) -> tuple[int, tuple[str, ...]]:
+    """The size of a file, and the digests of its chunks. Raises `OSError`."""
+    fd = open_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        chunks = []
+        memory = memoryview(bytearray(min(size, CHUNK)))
+        for start in range(0, max(size, 1), CHUNK):
+            read = read_into(fd, memory[: min(CHUNK, size - start)], start)
+            chunks.append(digest_of(memory[:read]))
+    finally:
+        os.close(fd)
+    return size, tuple(chunks)
 
 
 def damaged(snapshot: Snapshot, part: Part, problem: str) -> IntegrityError:

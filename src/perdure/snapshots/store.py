@@ -13,23 +13,21 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..errors import (
-    BackendError,
     DuplicateNameError,
-    IntegrityError,
     PerdureError,
     UsageError,
 )
-from ..mapping.progress import Progress, reporting
+from ..mapping.progress import Progress
 from .components import Registered, Value, adapt, spell_names
-from .loading import Loading, one_by_one
-from .manifest import Snapshot, check_component_name, is_bad_name
+from .loading import Loading
+from .manifest import Snapshot, check_component_name, check_metadata, is_bad_name
 from .place import Draft, open_place
 from .saving import Saving
 from .taking import Taking
+from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from ..protocol import Backend
-    from .cleaning import Cleaned
     from .conditions import AnyCondition
     from .durations import Duration
     from .keep import Keeper
@@ -39,7 +37,7 @@ T = TypeVar("T")
 _log = logging.getLogger("perdure.snapshots")
 
 
-class StateStore:
+class StateStore(Upkeep):
     """Saves and restores registered objects together, in snapshots that are there as a whole or not at all.
 
     ::
@@ -98,10 +96,9 @@ class StateStore:
             raise UsageError(
                 f"rank is a number from 0 to {world_size - 1}, not {rank}", hint="world_size is how many there are."
             )
-        self._place = open_place(states_dir, sync=sync, share=share)
+        super().__init__(open_place(states_dir, sync=sync, share=share), keep)
         self.states_dir: Any = self._place.path or states_dir
         self.state_name_format = state_name_format
-        self.keep = keep
         self.trusted = not self._place.shared_by_machines if trusted is None else trusted
         self._components: dict[str, Registered] = {}
         self._states: dict[str, object] = {}
@@ -331,57 +328,25 @@ class StateStore:
     def _loading(self) -> Loading:
         return Loading(self._place, self._components, self._ranks, trusted=self.trusted)
 
-    # ----------------------------------------------------------------------------------------------------- looking after
+    def adopt(self, state_path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Path:
+        """Make a snapshot of a folder that another program wrote, such as pamiq-core: from now on it has a manifest.
 
-    def snapshots(self) -> list[Snapshot]:
-        """All complete snapshots, the oldest first. Their manifests are read, and no parts."""
-        return [entry for entry in self._place.entries() if isinstance(entry, Snapshot)]
-
-    def verify(self, state_path: str | os.PathLike[str], *, progress: Progress = False) -> list[IntegrityError]:
-        """Read all parts of a snapshot and compare them with their digests.
-
-        Returns:
-            What is wrong, one error a part; empty where all is well.
-
-        Raises:
-            SnapshotNotFoundError, CodecError: As `load_state`.
-        """
-        snapshot = self._place.find(state_path)
-        reading = self._place.read(snapshot)
-        try:
-            with reporting(progress, snapshot.size, "verifying") as report:
-                return reading.damage(snapshot.parts.values(), one_by_one(report))
-        finally:
-            reading.close()
-
-    def remove(self, state_path: str | os.PathLike[str]) -> None:
-        """Remove one snapshot. What it shares with others stays.
-
-        Raises:
-            SnapshotNotFoundError: There is none.
-            BackendError: Somebody is reading it, or the place failed.
-        """
-        snapshot = self._place.find(state_path)
-        if not self._place.remove(snapshot):
-            raise BackendError(
-                "somebody is reading this snapshot", key=snapshot.name, place=self._place.place, hint="Try later."
-            )
-
-    def cleanup(self, *, dry_run: bool = False) -> Cleaned:
-        """Remove the snapshots that `keep` lets go, but never the last one that is whole. Every save does this, too.
+        It gets the next number, so adopt several in the order in which they were saved.
 
         Args:
-            dry_run: Only tell what would be removed.
+            state_path: A folder in that of the store, which holds what the registered objects load from: each has
+                `load_state`, and a file `<name>`, `<name>.<anything>` or a folder `<name>`.
+            metadata: As for `save_state`.
 
         Raises:
-            UsageError: The store has no `keep`.
-            BackendError: The place failed.
+            SnapshotNotFoundError: There is no such folder.
+            UsageError: It is a snapshot already, holds nothing of a registered object, or the store is not in a folder.
         """
-        from .cleaning import clean
+        from .adopting import adopt
 
-        if self.keep is None:
-            raise UsageError("this store keeps all snapshots", hint="Make it with keep=, such as keep=perdure.KeepLatest(3).")
-        return clean(self._place, self.keep, dry_run=dry_run)
+        with self._alone():
+            adopted = adopt(self._place, self._components, state_path, check_metadata(metadata))
+        return adopted.path or Path(adopted.name)
 
     # ------------------------------------------------------------------------------------------------------- while it runs
 

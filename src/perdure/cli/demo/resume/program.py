@@ -17,10 +17,10 @@ from ..crew import Event, end_of, events_of
 _SPREAD = 0.9  # the last kill is wanted before this part of all steps, so that it finds the training at work
 _AFTER_STEP, _AFTER_SAVING = 0.01, 0.02  # seconds: up to so long after what is waited for
 
-# A sum of floats depends on how many threads share it, and that on the machine. With one, the same steps give the same bits.
-_ONE_THREAD = dict.fromkeys(
+ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+"""Environment variables for numpy: rounding depends on how many threads share a sum, and with one it is always the same."""
 
 
 class Moment(NamedTuple):
@@ -63,7 +63,7 @@ class Program:
     def __init__(self, url: str, steps: int) -> None:
         command = [sys.executable, "-m", __package__]
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=os.environ | _ONE_THREAD
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=os.environ | ONE_THREAD
         )
         self.pid = self._child.pid
         assert self._child.stdin is not None
