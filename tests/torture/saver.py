@@ -1,4 +1,4 @@
-"""What is killed in the tortures of snapshots: `python saver.py FUNCTION URL ARGUMENT...`. It tells what it does, a line a step."""
+"""What the tortures of snapshots kill: `python saver.py FUNCTION URL ARGUMENT...`. It tells what it does, a line a step."""
 
 from __future__ import annotations
 
