@@ -15,8 +15,6 @@ from functools import lru_cache
 from pickle import PickleBuffer
 from typing import Any, Final
 
-from ..codecs.arrays import _dtype as dtype_of
-from ..codecs.arrays import _spec as spell
 from ..errors import CodecError, IntegrityError, PerdureError
 from .plain import Reducer
 
@@ -57,7 +55,7 @@ class ArrayWriter:
         dtypes = [np.dtype(code) for code in np.typecodes["All"]]
         return {
             np.ndarray: self._reduce_array,
-            **dict.fromkeys([dtype.type for dtype in dtypes if dtype.char != "O"], _reduce_scalar),
+            **dict.fromkeys([dtype.type for dtype in dtypes if dtype.char != "O"], self._reduce_scalar),
             **dict.fromkeys(map(type, dtypes), _reduce_dtype),
         }
 
@@ -66,14 +64,12 @@ class ArrayWriter:
 
         dtype = array.dtype
         order = "C" if array.flags.c_contiguous or not array.flags.f_contiguous else "F"
-        spec = self._spelled.get(dtype.char) if dtype.isbuiltin == 1 else None
-        if spec is None:
-            if dtype.char == "O" and dtype.metadata is None:
-                return objects, (array.shape, order), array.ravel(order).tolist(), None, None, fill
-            try:
-                spec = _spell_exactly(dtype)
-            except TypeError:  # of other libraries, or with Python objects inside; numpy knows, and the reader must trust it
-                return array.__reduce_ex__(5)
+        if dtype.char == "O" and dtype.metadata is None:
+            return objects, (array.shape, order), array.ravel(order).tolist(), None, None, fill
+        try:
+            spec = self._spell(dtype)
+        except TypeError:  # of other libraries, or with Python objects inside; numpy knows, and the reader must trust it
+            return array.__reduce_ex__(5)
         content: Any = bytearray()
         if array.nbytes:
             flat = array.T if order == "F" else array if array.flags.c_contiguous else np.ascontiguousarray(array)
@@ -83,6 +79,21 @@ class ArrayWriter:
                 # What is read-only would come back as bytes, which cannot be the memory of an array that is written to.
                 content = PickleBuffer(memory) if array.flags.writeable else bytearray(memory)
         return build_array, (spec, array.shape, order, content)
+
+    def _reduce_scalar(self, value: Any) -> Any:
+        # Text and bytes go as such, and by the methods of str and bytes, because those of numpy strip zeros from the end.
+        if isinstance(value, str):
+            return build_scalar, ("U", str.__getitem__(value, slice(None)))
+        if isinstance(value, bytes):
+            return build_scalar, ("S", bytes.__getitem__(value, slice(None)))
+        try:
+            return build_scalar, (self._spell(value.dtype), value.tobytes())
+        except TypeError:
+            return value.__reduce__()
+
+    def _spell(self, dtype: Any) -> Any:
+        usual = self._spelled.get(dtype.char) if dtype.isbuiltin == 1 else None
+        return usual or _spell_exactly(dtype)
 
     def _set_aside(self, array: Any, memory: Any) -> str | None:
         """Put an array into a part of its own and return its name; or None if an .npy file cannot tell its type."""
@@ -104,7 +115,9 @@ class ArrayWriter:
 def _spell_exactly(dtype: Any) -> Any:
     if dtype.metadata is not None:
         raise TypeError("metadata cannot be spelled")
-    return spell(dtype)
+    from ..codecs.arrays import _spec
+
+    return _spec(dtype)
 
 
 def _reduce_dtype(value: Any) -> Any:
@@ -112,18 +125,6 @@ def _reduce_dtype(value: Any) -> Any:
         return build_dtype, ("O",)
     try:
         return build_dtype, (_spell_exactly(value),)
-    except TypeError:
-        return value.__reduce__()
-
-
-def _reduce_scalar(value: Any) -> Any:
-    # Text and bytes go as such, and by the methods of str and bytes, because those of numpy strip zeros from the end.
-    if isinstance(value, str):
-        return build_scalar, ("U", str.__getitem__(value, slice(None)))
-    if isinstance(value, bytes):
-        return build_scalar, ("S", bytes.__getitem__(value, slice(None)))
-    try:
-        return build_scalar, (_spell_exactly(value.dtype), value.tobytes())
     except TypeError:
         return value.__reduce__()
 
@@ -140,7 +141,7 @@ def build_array(spec: Any, shape: Any, order: Any, content: Any) -> Any:
         raise CodecError(f"an array is in a file of its own, {content}.npy", hint=hint)
     if type(content) not in (bytearray, memoryview):
         raise IntegrityError("an array is not made of bytes")
-    dtype = _usual_dtype(spec) if type(spec) is str else dtype_of(spec)
+    dtype = _dtype_of(spec)
     # Python's integers do not overflow, so a shape can neither wrap around to fit nor ask for more than is there.
     if size_of(shape) * dtype.itemsize != len(content) or order not in ("C", "F"):
         raise IntegrityError("the shape and type of an array do not fit its bytes")
@@ -148,8 +149,8 @@ def build_array(spec: Any, shape: Any, order: Any, content: Any) -> Any:
         return np.empty(shape, dtype, order)
     if type(content) is memoryview and content.readonly:
         content = bytearray(content)
-    # By way of `frombuffer`, which locks the memory where it is: a pickle could make the bytearray longer afterwards.
-    array: Any = np.ndarray(shape, dtype, np.frombuffer(content, np.uint8), order=order)
+    # `frombuffer` locks the memory where it is, as `ndarray` does not: a pickle could make the bytearray longer afterwards.
+    array: Any = np.frombuffer(content, dtype).reshape(shape, order=order)
     return array if array.flags.aligned else array.copy(order)
 
 
@@ -180,7 +181,7 @@ def build_scalar(spec: Any, content: Any) -> Any:
         return np.str_(content)
     if spec == "S" and type(content) is bytes:
         return np.bytes_(content)
-    dtype = _usual_dtype(spec) if type(spec) is str else dtype_of(spec)
+    dtype = _dtype_of(spec)
     if type(content) is not bytes or len(content) != dtype.itemsize:
         raise IntegrityError("a number does not fit its bytes")
     return np.ndarray((), dtype, bytearray(content))[()]
@@ -190,7 +191,7 @@ def build_dtype(spec: Any) -> Any:
     """A dtype of numpy."""
     import numpy as np
 
-    return np.dtype("O") if spec == "O" else dtype_of(spec)
+    return np.dtype("O") if spec == "O" else _dtype_of(spec)
 
 
 def size_of(shape: Any) -> int:
@@ -205,15 +206,23 @@ def size_of(shape: Any) -> int:
     return size
 
 
-_usual_dtype = lru_cache(100)(dtype_of)
+def _dtype_of(spec: Any) -> Any:
+    return _usual_dtype(spec) if type(spec) is str else _any_dtype(spec)
+
+
+def _any_dtype(spec: Any) -> Any:
+    # Imported here, as it imports numpy.
+    from ..codecs.arrays import _dtype
+
+    return _dtype(spec)
+
+
+_usual_dtype = lru_cache(100)(_any_dtype)
 
 
 HARMLESS: Final[dict[tuple[str, str], Any]] = {
-    (made.__module__, made.__qualname__): made
-    for made in (
-        build_array, objects, fill, build_scalar, build_dtype,
-    )
-}  # fmt: skip
+    (made.__module__, made.__qualname__): made for made in (build_array, objects, fill, build_scalar, build_dtype)
+}
 """What an untrusted reader may call to build arrays."""
 
 

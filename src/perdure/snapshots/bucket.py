@@ -6,12 +6,19 @@
     parts/<save>/<digest>       a piece of at most 16 MiB, under the save that uploaded it; never changed
     drafts/<save>               a save under way, and which snapshot it takes unchanged pieces from
 
+    sweeps/<id>                 somebody looks for pieces that nobody needs
+
 Nothing is locked, as nobody could tell a slow machine from a dead one. Instead everybody writes down what is about to happen
-and then looks at what the others wrote down; as a place shows every write at once, at least one of two sees the other. A save
-puts its draft, naming the snapshot whose pieces it shares, and *then* looks whether that is still there. Who removes a snapshot
-takes its manifest away and *then* looks for drafts that name it, and for manifests that share its pieces; those pieces stay. A
-draft that was not renewed for an hour is taken for dead and removed; a save finds its own missing right after it put its
-manifest, and takes it back. So a wrong guess costs a save, never a snapshot.
+and then looks at what the others wrote down; as a place shows every write at once, at least one of two sees the other.
+
+A save puts its draft, which names the snapshot whose pieces it wants to share, and *then* looks whether that is still there and
+nobody sweeps; else it shares nothing. Who removes pieces, after a snapshot's manifest was removed or to sweep, puts a mark,
+*then* lists drafts and *then* manifests. No sharing begins while the mark is there, and what had begun before is found: as a
+draft, as a manifest, or, where its snapshot was removed meanwhile, as a draft whose snapshot is gone; then all pieces stay for
+another time. (Without the mark, a piece could be passed on from save to save behind the back of whoever looks.)
+
+A draft that was not renewed for an hour is taken for dead and removed; a save finds its own missing right after it put its
+manifest, and takes that back. So a wrong guess costs a save, never a snapshot.
 """
 
 from __future__ import annotations
@@ -20,11 +27,12 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ..errors import CodecError, IntegrityError, NotFoundError, PreconditionError, SnapshotNotFoundError
+from ..errors import CodecError, IntegrityError, NotFoundError, PreconditionError, SnapshotNotFoundError, UnknownOutcomeError
 from ..protocol import ABSENT, Backend, ETag
 from .bucket_draft import BackendDraft
 from .disk import explain, open_again, open_new, write_at
@@ -36,13 +44,14 @@ from .work import Call, Work
 MANIFESTS: Final = "snapshots/"
 PARTS: Final = "parts/"
 DRAFTS: Final = "drafts/"
-LEASE: Final = 3600.0
+SWEEPS: Final = "sweeps/"
+LEASE = 3600.0
 """Seconds after which a draft that was not renewed belongs to the dead."""
 
 TRANSFERS: Final = 8
 """Pieces on their way at once; so much memory is used besides, times `CHUNK`."""
 
-_TRIES = 10
+_BATCH = 1000
 
 
 class BackendPlace:
@@ -61,6 +70,7 @@ class BackendPlace:
         self.share = share
         self.base: Snapshot | None = None
         self.whole: set[str] = set()
+        self._left = False  # whether pieces had to stay, of which nobody needs some
         self._manifests: dict[str, tuple[ETag, Snapshot | Broken]] = {}
 
     def __repr__(self) -> str:
@@ -131,6 +141,10 @@ class BackendPlace:
             except PreconditionError:
                 # Somebody was first, and may even have taken the name.
                 names |= {entry.name for entry in self._listed().values()}
+            except UnknownOutcomeError:
+                if self.is_there(snapshot):
+                    return snapshot
+                raise
 
     def read(self, snapshot: Snapshot) -> BackendReading:
         return BackendReading(self, snapshot)
@@ -149,54 +163,62 @@ class BackendPlace:
         except (NotFoundError, PreconditionError):
             pass  # somebody else has just removed it; both go on
         self._manifests.pop(key_of(snapshot.sequence), None)
-        for draft in self._drafts().values():
-            if draft.get("base") == snapshot.id:
-                return True  # it may need the pieces; `sweep` removes them when it is done
-        used = {key for entry in self._listed().values() if isinstance(entry, Snapshot) for key in keys_of(entry)}
-        self.backend.delete_many(sorted(set(keys_of(snapshot)) - used))
+        if self._left:
+            self.sweep()
+        else:
+            self._left = not self._remove_pieces(set(keys_of(snapshot)))
         return True
 
     def sweep(self) -> None:
-        pieces = list(self.backend.keys(PARTS))
-        drafts = self._drafts()
-        now = self._now() if drafts else 0.0
-        for key, draft in list(drafts.items()):
-            if now - draft["renewed"] > LEASE:
-                self.backend.delete(key)
-                del drafts[key]
-        if not pieces:
-            return
-        for _ in range(_TRIES):
-            before = self._listed()
-            live = {entry.id for entry in before.values() if isinstance(entry, Snapshot)}
-            if any(isinstance(entry, Broken) for entry in before.values()):
-                return  # nobody knows which pieces it needs
-            busy = self._drafts()
-            if any(draft.get("base") not in (None, *live) for draft in busy.values()):
-                return  # such a draft may use what only a removed snapshot lists
-            if self._listed().keys() == before.keys():
-                break
-        else:
-            return  # so much is going on here that another time will do
-        used = {key for entry in before.values() if isinstance(entry, Snapshot) for key in keys_of(entry)}
-        saving = {key.removeprefix(DRAFTS) for key in (*drafts, *busy)}
-        self.backend.delete_many([key for key in pieces if key not in used and key.split("/")[1] not in saving])
+        pieces = set(self.backend.keys(PARTS))
+        drafts, marks = list(self.backend.times(DRAFTS)), list(self.backend.times(SWEEPS))
+        if drafts or marks:
+            now = self._now()
+            self.backend.delete_many([key for key, renewed in (*drafts, *marks) if now - renewed > LEASE])
+        self._left = bool(pieces) and not self._remove_pieces(pieces)
 
-    def _drafts(self) -> dict[str, dict[str, Any]]:
-        """What is being saved, by key, each with when that was last renewed."""
-        metas = {meta.key: meta.modified for meta in self.backend.scan(DRAFTS)}
+    def is_being_swept(self) -> bool:
+        """Whether somebody looks for pieces that nobody needs; asked of the place."""
+        return any(True for _ in self.backend.keys(SWEEPS))
+
+    def _remove_pieces(self, pieces: set[str]) -> bool:
+        """Remove those of some pieces that nobody needs; `False` where that cannot be told now.
+
+        Args:
+            pieces: Such as were there before this is called.
+        """
+        mark, begun = f"{SWEEPS}{os.urandom(16).hex()}", time.monotonic()
+        self.backend.put(mark, b"{}")
+        try:
+            drafts = self._drafts()
+            manifests = list(self._listed().values())
+            live = [entry for entry in manifests if isinstance(entry, Snapshot)]
+            if len(live) < len(manifests) or not set(drafts.values()) <= {"", *(snapshot.id for snapshot in live)}:
+                return False  # nobody knows which pieces it needs
+            used = {key for snapshot in live for key in keys_of(snapshot)}
+            unused = sorted(key for key in pieces - used if key.split("/")[1] not in drafts)
+            for start in range(0, len(unused), _BATCH):
+                if time.monotonic() - begun > LEASE / 2 > 0:
+                    return False  # somebody may take the mark for one of the dead soon
+                self.backend.delete_many(unused[start : start + _BATCH])
+            return True
+        finally:
+            self.backend.delete(mark)
+
+    def _drafts(self) -> dict[str, str]:
+        """What is being saved, and of each the snapshot whose pieces it may share, by their ids; `""` where it shares nothing."""
         drafts = {}
-        for key, blob in self.backend.get_many(metas).items():
+        for key, blob in self.backend.get_many(self.backend.keys(DRAFTS)).items():
             try:
-                told = json.loads(blob.data)
-                drafts[key] = {"base": told.get("base"), "renewed": max(blob.modified, metas[key])}
-            except (ValueError, AttributeError):
-                drafts[key] = {"base": "?", "renewed": metas[key]}
+                base = json.loads(blob.data)["base"]
+            except (ValueError, TypeError, KeyError):
+                base = "?"
+            drafts[key.removeprefix(DRAFTS)] = str(base or "")
         return drafts
 
     def _now(self) -> float:
         """The time by the clock of the place, which also says when drafts were renewed; ours may be anything."""
-        key = f"{DRAFTS}{os.urandom(16).hex()}"
+        key = f"{SWEEPS}{os.urandom(16).hex()}"
         self.backend.put(key, b"{}")
         try:
             return self.backend.head(key).modified

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ STAGED: Final = 1 << 30
 """Bytes of copies that may wait for being uploaded while the program goes on; a larger state makes it wait for the rest."""
 
 _RENEW = 600.0  # seconds
+_log = logging.getLogger("perdure.snapshots")
 
 
 class BackendDraft:
@@ -67,7 +69,7 @@ class BackendDraft:
         self._key = f"{DRAFTS}{self.id}"
         self._content = json.dumps({"base": base.id if base else None, "begun": time.time()}).encode()
         self._etag = self._place.backend.put(self._key, self._content)
-        if base is not None and self._place.is_there(base):
+        if base is not None and not self._place.is_being_swept() and self._place.is_there(base):
             for part in base.parts.values():
                 for number, digest in enumerate(part.chunks):
                     self._reusable[digest] = part.homes[number] if part.homes else base.id
@@ -100,14 +102,29 @@ class BackendDraft:
         self._renew(force=True)
         snapshot = self._place.put_manifest(dataclasses.replace(snapshot, id=self.id, parts=parts))
         self._committed = True
-        if self._etag and not all(self._place.backend.contains(key) for key in (self._key, *self._merged)):
+        if self._etag and not self._is_alive():
             self._place.remove(snapshot)
             raise self._taken_for_dead()
-        self._place.backend.delete(self._key)
+        self._finish()
         self._place.base = snapshot
         self._place.whole.add(snapshot.id)
-        self._clear()
         return snapshot
+
+    def _is_alive(self) -> bool:
+        """Whether nobody has taken this save for dead, or another process's part of it."""
+        keys = [self._key, *self._merged]
+        try:
+            return all(self._place.backend.contains(key) for key in keys)
+        except UnavailableError:
+            return all(self._place.backend.contains(key) for key in keys)  # it is saved: once more is worth it
+
+    def _finish(self) -> None:
+        """Clear away what is not needed any more; the snapshot is there, so not being able to is no error."""
+        try:
+            self._place.backend.delete(self._key)
+            self._scratch.close()
+        except PerdureError as error:
+            _log.warning("the snapshot is saved, and something is left of saving it: %s", error)
 
     def publish(self, report: Report) -> list[Part]:
         self._store_all(report)
@@ -124,9 +141,8 @@ class BackendDraft:
 
     def hand_over(self, snapshot: Snapshot | None) -> None:
         self._committed = True  # the pieces are not ours any more
-        self._place.backend.delete(self._key)
+        self._finish()
         self._place.base = snapshot
-        self._clear()
 
     def _store_all(self, report: Report) -> None:
         """Wait until all pieces are stored, and put together what parts they make."""
@@ -152,10 +168,7 @@ class BackendDraft:
                 if self._etag is not None:
                     self._place.backend.delete(self._key)
         finally:
-            self._clear()
-
-    def _clear(self) -> None:
-        self._scratch.close()
+            self._scratch.close()
 
     def _piece_key(self, digest: str) -> str:
         from .bucket import PARTS

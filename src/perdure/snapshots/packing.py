@@ -2,7 +2,8 @@
 
 A pickle runs what it names. A reader that does not trust it allows plain data only: what pickle has instructions for, what is
 in `plain`, `arrays` and `tensors`, and the classes registered by `perdure.register_type`. The bytes are the same either way.
-Nothing in them can run code then. Whoever writes them for that purpose can still let reading take long, or end the process.
+Nothing in them can run code then, except that of registered classes: their `decode`, and what their instances do on being
+called, appended to or assigned to by key. Who writes them on purpose can still let reading take long, or end the process.
 """
 
 from __future__ import annotations

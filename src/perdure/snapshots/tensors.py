@@ -56,7 +56,7 @@ class TensorWriter:
             or tensor.device.type == "meta"
             or tensor.is_quantized
             or tensor.is_nested
-            or (dtype not in _SHARED and tensor.dtype.itemsize not in (1, 2, 4))
+            or (dtype not in _SHARED and tensor.element_size() not in (1, 2, 4))
         ):
             return tensor.__reduce_ex__(5)
         if tensor._backward_hooks:  # noqa: SLF001
@@ -96,7 +96,7 @@ def _as_array(plain: Any, dtype: str) -> Any:
     if dtype in _SHARED:
         return plain.numpy()
     torch = sys.modules["torch"]
-    width = plain.dtype.itemsize
+    width = plain.element_size()
     signed = plain.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[width]).numpy()
     return signed.view(f"u{width}")
 

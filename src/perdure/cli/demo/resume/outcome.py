@@ -13,7 +13,7 @@ from blake3 import blake3
 from ....errors import SnapshotNotFoundError, UsageError
 from ....registry import open_backend
 from ....snapshots import Snapshot, StateStore
-from ....snapshots.bucket import DRAFTS, MANIFESTS, PARTS
+from ....snapshots.bucket import DRAFTS, MANIFESTS, PARTS, SWEEPS
 from ....snapshots.folder import OWN
 from ....snapshots.place import open_place
 
@@ -66,7 +66,7 @@ def _drafts_in_folder(folder: Path) -> list[str]:
 def _drafts_in_backend(url: str) -> list[str]:
     with closing(open_backend(url)) as backend:
         keys = list(backend.keys())
-        if not all(key.startswith((MANIFESTS, PARTS, DRAFTS)) for key in keys):
+        if not all(key.startswith((MANIFESTS, PARTS, DRAFTS, SWEEPS)) for key in keys):
             raise UsageError("there are other things in this place", place=backend.place, hint="Choose an empty one.")
         return [key for key in keys if key.startswith(DRAFTS)]
 
