@@ -7,10 +7,13 @@ import os
 import pickle
 import socket
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from time import time
 from typing import Any
+
+from blake3 import blake3
 
 # What perdure sets as well.
 PRAGMAS = "PRAGMA journal_mode = WAL; PRAGMA synchronous = {sync}; PRAGMA journal_size_limit = 67108864;"
@@ -107,6 +110,55 @@ def newest_file(folder: str) -> tuple[float, str]:
             if found > newest:
                 newest = found
     return newest
+
+
+def write_new(path: str, data: Any) -> None:
+    """A new file with these bytes, or those of an array."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    os.write(fd, data)
+    os.close(fd)
+
+
+def write_folder(folder: str, buffers: Mapping[str, Any]) -> None:
+    """A new folder, and a file for each of the buffers."""
+    os.mkdir(folder)
+    for name, data in buffers.items():
+        write_new(f"{folder}/{name}", data)
+
+
+class Digested:
+    """Files that are called by the digest of their bytes; what is there is not written again.
+
+    Args:
+        root: A new folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        os.mkdir(root)
+        self.root = root
+        self.names: set[str] = set()
+        self._pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)))  # as many as perdure takes
+
+    def put_all(self, buffers: Iterable[Any]) -> set[str]:
+        """Write what is new, and tell the names of all."""
+        return set(self._pool.map(self._put, buffers))
+
+    def _put(self, data: Any) -> str:
+        name = blake3(data).hexdigest()
+        if name not in self.names:
+            write_new(f"{self.root}/{name}", data)
+        return name
+
+    def keep(self, names: set[str]) -> int:
+        """Remove all but these, and tell how many bytes are new among them."""
+        written = sum(os.path.getsize(f"{self.root}/{name}") for name in names - self.names)
+        for name in self.names - names:
+            os.unlink(f"{self.root}/{name}")
+        self.names = names
+        return written
+
+    def close(self) -> None:
+        self._pool.shutdown()
 
 
 class Table:

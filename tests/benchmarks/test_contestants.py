@@ -32,7 +32,18 @@ def hardly() -> Any:
 
 @pytest.fixture
 def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("diskcache", "persidict", "sqlitedict", "key_value.aio.stores.disk", "key_value.aio.stores.filetree"):
+    for name in (
+        "diskcache",
+        "joblib",
+        "key_value.aio.stores.disk",
+        "key_value.aio.stores.filetree",
+        "orbax.checkpoint",
+        "pamiq_core.state_persistence",
+        "persidict",
+        "safetensors.numpy",
+        "sqlitedict",
+        "torch",
+    ):
         monkeypatch.setitem(sys.modules, name, None)
 
 
@@ -63,6 +74,37 @@ def test_what_is_not_installed_is_left_out_with_a_note(hardly: Any, without_peer
         assert awaited.file_store(stack, str(tmp_path), notes) is None
         assert contestants.persidict(str(tmp_path), notes) is None
     for package in ("diskcache", "persidict", "sqlitedict", "py-key-value-aio[disk]", "py-key-value-aio[filetree]"):
+        assert f"{package} is not installed: left out. pip install '{package}'" in notes
+
+
+def test_the_rows_of_snapshots_have_their_goals_and_reach_those_that_are_counted(hardly: Any, without_peers: None) -> None:
+    pytest.importorskip("numpy")
+    from benchmarks import snapshots
+
+    rows = snapshots.run(hardly)
+    arrays, changed, small = "save 40 MB in 40 arrays", "save 40 MB in 40 arrays, 2 of them changed", "20000 small objects"
+    save, later, load = "perdure, save_state", "perdure, save_async", "perdure, load_state"
+    verdicts = {(row.workload, verdict.who, verdict.goal): verdict for row in rows for verdict in row.verdicts}
+    assert verdicts.keys() == {
+        (f"{arrays}, caller blocked", save, "≤ 1.3 × floor"),
+        (f"{arrays}, caller blocked", later, "≤ 1.3 × floor"),
+        (f"{changed}, caller blocked", save, "≤ 1.5 × floor"),
+        (f"{changed}, caller blocked", later, "≤ 1.5 × floor"),
+        (f"{changed}, caller blocked", save, "≤ 5 % + 1 MB written"),
+        (f"{changed}, caller blocked", later, "≤ 5 % + 1 MB written"),
+        (f"save {small}", save, "≤ 1.1 × pickle"),
+        (f"restore {small}", load, "≤ 0.5 × pickle"),
+    }
+    for (_, _, goal), verdict in verdicts.items():
+        if goal.endswith("written"):
+            assert 2 <= verdict.measured <= verdict.limit == 3
+    written = {entry.name: entry.more["MB written"] for row in rows[1:2] for entry in row.entries}
+    assert written["floor"] == 2
+    assert written["pickle, to and from the file"] == pytest.approx(40, rel=0.01)
+    sent = {entry.name: entry.median for entry in rows[-1].entries}
+    assert 0 < sent["save, nothing changed"] < sent["save, one array changed"] < sent["save, first"]
+    notes = [note for row in rows for note in row.notes]
+    for package in ("joblib", "torch", "safetensors", "orbax-checkpoint", "pamiq-core"):
         assert f"{package} is not installed: left out. pip install '{package}'" in notes
 
 
@@ -165,3 +207,15 @@ def test_many_values_by_hand_are_all_there(tmp_path: Path) -> None:
     assert sorted(table.keys()) == sorted(items)
     assert not list((tmp_path / "files").glob("temporary*"))
     table.close()
+
+
+def test_files_by_hand_that_are_called_by_their_digests_are_written_once(tmp_path: Path) -> None:
+    from benchmarks.floors import Digested, write_folder
+
+    write_folder(str(tmp_path / "folder"), {"a": b"one", "b": b"two"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == {"a": b"one", "b": b"two"}
+    digested = Digested(str(tmp_path / "digested"))
+    assert digested.keep(digested.put_all([b"one", b"two"])) == 6
+    assert digested.keep(digested.put_all([b"two", b"three"])) == 5
+    assert {path.read_bytes() for path in (tmp_path / "digested").iterdir()} == {b"two", b"three"}
+    digested.close()

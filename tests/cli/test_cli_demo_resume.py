@@ -15,30 +15,46 @@ import pytest
 
 from perdure.cli.demo.resume import command, training
 from perdure.cli.demo.resume.outcome import COMPONENTS, look
-from perdure.cli.demo.resume.program import choose_moments
+from perdure.cli.demo.resume.program import ONE_THREAD, choose_moments
 from perdure.snapshots import StateStore
 
-FEW = ["--kills", "5", "--steps", "300"]
+FEW = ["--kills", "5", "--steps", "400"]
+
+
+TRAIN = """
+from perdure.cli.demo.resume import training
+from perdure.snapshots import StateStore
+training.RATE *= {factor}
+with StateStore("place") as store:
+    training.train(store, {steps}, lambda *_: None)
+"""
+
+
+def train(where: Path, steps: int, factor: float = 1.0) -> None:
+    """Train with as many threads as the demo does, as that decides on the last bits; and at another rate than it does."""
+    code = TRAIN.format(steps=steps, factor=factor)
+    subprocess.run([sys.executable, "-c", code], cwd=where, env=os.environ | ONE_THREAD, check=True)
 
 
 def check(answer: dict[str, Any]) -> None:
-    """Killed five times, each time gone on from what was saved, and nothing lost."""
+    """Killed again and again, each time gone on from what was saved, and nothing lost."""
     assert answer["equal"]
-    assert answer["kills"] == 5
+    kills = answer["kills"]
+    assert 3 <= kills <= 5  # of five: on a busy machine a kill may come too late
     assert answer["damaged"] == []
     assert list(answer["components"]) == list(COMPONENTS)
     for component in answer["components"].values():
         assert component["equal"]
         assert component["digest"] == component["alone"]
     story = [event for event in answer["story"] if event["event"] in ("started", "killed")]
-    assert [event["event"] for event in story] == ["started", "killed"] * 5 + ["started", "started"]
+    assert [event["event"] for event in story] == ["started", "killed"] * kills + ["started", "started"]
     starts = [event["step"] for event in story[::2]]
-    kills = [event["step"] for event in story[1:-1:2]]
+    ends = [event["step"] for event in story[1:-1:2]]
     assert starts[0] == 0
     assert starts == sorted(starts)
     assert starts[-1] > 0, "it never went on from anything"
-    assert all(start <= kill + 1 for start, kill in zip(starts[1:], kills, strict=True)), "it knew what it had not done yet"
-    assert len({event["pid"] for event in story if event["event"] == "killed"}) == 5
+    assert all(start <= end + 1 for start, end in zip(starts[1:], ends, strict=True)), "it knew what it had not done yet"
+    assert len({event["pid"] for event in story if event["event"] == "killed"}) == kills
     assert answer["history"][0] < 0.3
     assert answer["history"][-1] > 0.6
 
@@ -57,7 +73,7 @@ def test_killed_again_and_again_with_a_bucket(process: Any) -> None:
 
 def test_it_can_be_read(process: Any) -> None:
     answer = process("demo", "resume", "--where", "place", *FEW)
-    assert answer.out.count("killed with SIGKILL") == 5
+    assert 3 <= answer.out.count("killed with SIGKILL") <= 5
     assert "equal bit for bit" in answer.out
     assert "perdure snapshots place" in answer.out
     assert "\x1b" not in answer.out
@@ -65,10 +81,8 @@ def test_it_can_be_read(process: Any) -> None:
     assert process("snapshots", "place", "--verify").code == 0
 
 
-def test_another_training_is_noticed(process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with StateStore(tmp_path / "place") as store, monkeypatch.context() as patched:
-        patched.setattr(training, "RATE", training.RATE * 0.99)
-        training.train(store, 20, lambda *_: None)
+def test_another_training_is_noticed(process: Any, tmp_path: Path) -> None:
+    train(tmp_path, 20, factor=0.99)
     answer = process("demo", "resume", "--where", "place", "--steps", "20", "--json", code=1).json
     assert not answer["equal"]
     assert not answer["components"]["network"]["equal"]
@@ -77,10 +91,8 @@ def test_another_training_is_noticed(process: Any, tmp_path: Path, monkeypatch: 
 
 
 def test_a_damaged_snapshot_is_passed_over_and_told_of(process: Any, tmp_path: Path) -> None:
-    with StateStore(tmp_path / "place") as store:
-        training.train(store, 20, lambda *_: None)
-    with StateStore(tmp_path / "place") as store:
-        training.train(store, 40, lambda *_: None)
+    train(tmp_path, 20)
+    train(tmp_path, 40)
     newest = look(f"{tmp_path}/place").snapshots[-1]
     assert newest.path is not None
     part = newest.path / "network" / "inner.npy"
@@ -94,8 +106,7 @@ def test_a_damaged_snapshot_is_passed_over_and_told_of(process: Any, tmp_path: P
 
 
 def test_what_was_begun_just_finishes(process: Any, tmp_path: Path) -> None:
-    with StateStore(tmp_path / "place") as store:
-        training.train(store, 30, lambda *_: None)
+    train(tmp_path, 30)
     answer = process("demo", "resume", "--where", "place", "--steps", "60", "--json").json
     assert answer["equal"]
     assert answer["kills"] == 0
@@ -157,8 +168,11 @@ def test_the_kills_are_spread_over_the_training() -> None:
     moments = choose_moments(9, 1000, seed=4)
     assert moments == choose_moments(9, 1000, seed=4)
     assert moments != choose_moments(9, 1000, seed=5)
-    assert [moment.step // 100 for moment in moments] == list(range(9))
-    assert [moment.saving for moment in moments] == [False, True] * 4 + [False]
+    ends = [moment.latest for moment in moments]
+    assert ends == sorted(ends)
+    assert ends[-1] < 1000
+    assert all(begin <= moment.step <= moment.latest for begin, moment in zip([0, *ends], moments, strict=False))
+    assert [moment.saving for moment in moments] == [True, False] * 4 + [True]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
@@ -215,14 +229,13 @@ def test_the_training_may_be_copied_and_ended_like_any_program(tmp_path: Path) -
     first = subprocess.Popen([sys.executable, "-u", script], cwd=tmp_path, stdout=subprocess.PIPE)
     assert first.stdout is not None
     with first:
-        assert first.stdout.readline().startswith(b"step    0")
-        for _ in range(30):
-            first.stdout.readline()
+        lines = [first.stdout.readline() for _ in range(30)]
         first.send_signal(signal.SIGTERM)
-        rest = first.stdout.read().splitlines()
+        lines += first.stdout.readlines()
     assert first.returncode == -signal.SIGTERM
-    last = int(rest[-1].split()[1])
-    assert 30 < last < 799, "it was done before it could be ended"
-    second = subprocess.run([sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
-    steps = [int(line.split()[1]) for line in second.stdout.splitlines()]
-    assert steps == list(range(last + 1, 800))
+    last = int(lines[-1].split()[1])
+    assert 29 <= last < 799, "it was done before it could be ended"
+    with subprocess.Popen([sys.executable, "-u", script], cwd=tmp_path, stdout=subprocess.PIPE) as second:
+        assert second.stdout is not None
+        assert int(second.stdout.readline().split()[1]) == last + 1
+        second.kill()

@@ -568,7 +568,7 @@ def test_whatever_call_fails_a_save_is_whole_or_not_there(too_late: bool) -> Non
         assert not fresh.verify(fresh.snapshots()[-1].name)
         if not reached:
             break
-    assert failed >= 3
+    assert failed >= 2
 
 
 def test_a_snapshot_of_a_newer_format_keeps_what_it_may_share() -> None:

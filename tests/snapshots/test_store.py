@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from perdure.errors import (
     BackendError,
@@ -198,7 +199,7 @@ class _Dict:
 
 
 def test_a_store_that_only_loaded_shares_what_it_verified(url: str) -> None:
-    store, _, model = filled(url)
+    store, _, _ = filled(url)
     store.save_state()
     again, _, _ = filled(url)
     again.load_latest()
@@ -618,15 +619,20 @@ def test_a_foreign_folder_is_not_a_snapshot(tmp_path: Path) -> None:
 def test_a_snapshot_of_a_newer_format_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
     store, _, _ = filled(str(tmp_path))
     path = store.save_state()
-    manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("perdure snapshot 1", "perdure snapshot 2"))
+    _reseal(path / "manifest.json", "perdure snapshot 1", "perdure snapshot 2")
     for load in (store.load_latest, lambda: store.load_state(path)):
-        with pytest.raises(CodecError, match="format 2.*Upgrade perdure") as caught:
+        with pytest.raises(CodecError, match=r"format 2.*Upgrade perdure") as caught:
             load()
         assert not isinstance(caught.value, IntegrityError)
     store.save_state()
     with pytest.raises(CodecError, match="format 2"):
         store.load_latest()
+
+
+def _reseal(manifest: Path, old: str, new: str) -> None:
+    """Change a manifest as whoever writes one can."""
+    body, _, _ = manifest.read_bytes().replace(old.encode(), new.encode()).rpartition(b',\n "seal"')
+    manifest.write_bytes(body + b',\n "seal": "%s"\n}\n' % blake3(body).hexdigest().encode())
 
 
 def test_a_damaged_manifest_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

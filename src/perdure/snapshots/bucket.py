@@ -32,11 +32,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from ..errors import CodecError, IntegrityError, NotFoundError, PreconditionError, SnapshotNotFoundError, UnknownOutcomeError
+from ..errors import (
+    BackendError,
+    CodecError,
+    IntegrityError,
+    NotFoundError,
+    PreconditionError,
+    SnapshotNotFoundError,
+    UnknownOutcomeError,
+)
 from ..protocol import ABSENT, Backend, ETag
 from .bucket_draft import BackendDraft
 from .disk import explain, open_again, open_new, write_at
-from .manifest import CHUNK, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
+from .manifest import CHUNK, MAX_SEQUENCE, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
 from .place import Report, damaged
 from .scratch import Scratch
 from .work import Call, Work
@@ -77,7 +85,7 @@ class BackendPlace:
         return f"<BackendPlace {self.place}>"
 
     def entries(self) -> list[Snapshot | Broken]:
-        found = [entry for _, entry in sorted(self._listed().items())]
+        found = [entry for _, entry in sorted(self._listed().items(), key=lambda item: _number(item[0]))]
         return [e for e in found if isinstance(e, Broken)] + [e for e in found if isinstance(e, Snapshot)]
 
     def _listed(self) -> dict[str, Snapshot | Broken]:
@@ -134,6 +142,9 @@ class BackendPlace:
                 again += 1
                 name = f"{stem}~{again}{suffix}"
             sequence += 1
+            if sequence >= MAX_SEQUENCE:
+                hint = f"Somebody put {max(entries, key=_number)}: remove it."
+                raise BackendError("there is no higher number for a snapshot", place=self.place, hint=hint)
             snapshot = dataclasses.replace(snapshot, sequence=sequence, name=name, place=self.place)
             try:
                 self.backend.put(key_of(sequence), write_manifest(snapshot), if_match=ABSENT)
@@ -206,12 +217,12 @@ class BackendPlace:
             self.backend.delete(mark)
 
     def _drafts(self) -> dict[str, str]:
-        """What is being saved, and of each the snapshot whose pieces it may share, by their ids; `""` where it shares nothing."""
+        """What is being saved, and the snapshot whose pieces each may share, by their ids; `""` where it shares nothing."""
         drafts = {}
         for key, blob in self.backend.get_many(self.backend.keys(DRAFTS)).items():
             try:
                 base = json.loads(blob.data)["base"]
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 base = "?"
             drafts[key.removeprefix(DRAFTS)] = str(base or "")
         return drafts
@@ -245,13 +256,18 @@ class BackendReading:
 
     def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
         wanted = list(parts)
-        memory = {part.name: memoryview(bytearray(part.size)) for part in wanted}
+        try:
+            memory = {part.name: memoryview(bytearray(part.size)) for part in wanted}
+        except MemoryError as error:
+            size = sum(part.size for part in wanted)
+            problem = f"the parts to restore have {size:,} bytes, which this machine's memory cannot hold"
+            raise CodecError(problem, key=self._snapshot.name, place=self._place.place, hint="Use a larger one.") from error
 
         def take(part: Part, start: int, data: bytes) -> None:
             memory[part.name][start : start + len(data)] = data
 
-        for error in self._compare(wanted, report, take):
-            raise error
+        for damage in self._compare(wanted, report, take):
+            raise damage
         return memory
 
     def fetch_files(self, parts: Iterable[Part], report: Report) -> Path:
@@ -337,7 +353,7 @@ class BackendReading:
 
 def _number(key: str) -> int:
     """The number in a manifest's key; 0 for a key of something else."""
-    found = re.fullmatch(rf"{MANIFESTS}(\d{{10,18}})", key)
+    found = re.fullmatch(rf"{MANIFESTS}(\d{{10,15}})", key)
     return int(found[1]) if found else 0
 
 

@@ -60,6 +60,7 @@ class BackendDraft:
         self._etag: ETag | None = None
         self._renewed = time.monotonic()
         self._committed = False
+        self._attempted = False
         self._merged: list[str] = []
 
     def announce(self, base: Snapshot | None) -> None:
@@ -100,6 +101,7 @@ class BackendDraft:
         self._store_all(report)
         parts = {name: self._parts[name] for component in snapshot.components.values() for name in component.parts}
         self._renew(force=True)
+        self._attempted = True
         snapshot = self._place.put_manifest(dataclasses.replace(snapshot, id=self.id, parts=parts))
         self._committed = True
         if self._etag and not self._is_alive():
@@ -163,7 +165,8 @@ class BackendDraft:
         self._copying.stop()
         self._sending.stop()
         try:
-            if not self._committed:
+            # Where nobody knows whether the manifest is there, all stays; `sweep` removes it when the draft is old.
+            if not self._committed and not self._attempted:
                 self._place.backend.delete_many([self._piece_key(digest) for digest in sorted(self._sent)])
                 if self._etag is not None:
                     self._place.backend.delete(self._key)

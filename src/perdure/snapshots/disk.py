@@ -43,6 +43,11 @@ _HINTS = {
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EINTR)
 
 
+def hint_of(error: Exception) -> str | None:
+    """What to do where the system itself has said no."""
+    return _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
 def explain(error: OSError, place: str, doing: str, key: str | None = None) -> PerdureError:
     """The error to raise for one of the operating system.
 

@@ -14,22 +14,27 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import logging
 import os
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import BackendError, CodecError, IntegrityError, SnapshotNotFoundError
+from ..errors import BackendError, CodecError, IntegrityError, PerdureError, SnapshotNotFoundError, UnavailableError
 from ..protocol import Backend
 from ..registry import open_backend
 from .disk import explain, lock_file, lock_folder, make_folders, open_read, read_into, remove_tree, sync_folder, unlock
 from .folder_draft import FolderDraft
-from .manifest import CHUNK, MANIFEST, Broken, Part, Snapshot, digest_of, read_manifest
+from .manifest import CHUNK, MANIFEST, MAX_MANIFEST, Broken, Part, Snapshot, digest_of, read_manifest
 from .place import Report, damaged
 from .work import Call, Work
 
 OWN: Final = ".perdure-snapshots"
+_PATIENCE = 30.0  # seconds
+_log = logging.getLogger("perdure.snapshots")
 _FOREIGN = "Snapshots have a manifest.json; one that lacks it was never completed, or something else wrote it."
 
 
@@ -92,10 +97,12 @@ class FolderPlace:
         path = os.path.join(self.root, name)
         try:
             info = os.lstat(os.path.join(path, MANIFEST))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return None  # nor is a folder that is closed to us, such as lost+found
         except OSError as error:
             raise explain(error, self.place, "look at", f"{name}/{MANIFEST}") from error
+        if not stat.S_ISREG(info.st_mode):
+            return None
         known = self._manifests.get(name)
         if known is None or known[0] != identity(info):
             entry: Snapshot | Broken | None
@@ -112,7 +119,11 @@ class FolderPlace:
         try:
             fd = open_read(os.path.join(path, MANIFEST))
             try:
-                data = bytearray(os.fstat(fd).st_size)
+                size = os.fstat(fd).st_size
+                if size > MAX_MANIFEST:
+                    problem = f"the manifest has {size:,} bytes"
+                    raise IntegrityError(problem, key=f"{name}/{MANIFEST}", place=self.place, hint="Use another snapshot.")
+                data = bytearray(size)
                 read = read_into(fd, memoryview(data), 0)
             finally:
                 os.close(fd)
@@ -139,10 +150,21 @@ class FolderPlace:
     def begin(self, *, isolate: bool) -> FolderDraft:
         try:
             make_folders(self.own, durable=self.durable)
+            self._check_own()
+        except OSError as error:
+            raise explain(error, self.place, "begin a snapshot") from error
+        try:
             self.sweep()
+        except PerdureError as error:
+            _log.warning("what killed processes left could not be removed: %s", error)
+        try:
             return FolderDraft(self)
         except OSError as error:
             raise explain(error, self.place, "begin a snapshot") from error
+
+    def _check_own(self) -> None:
+        if os.path.islink(self.own):
+            raise BackendError(f"{self.own} is a link", place=self.place, hint="Remove it: somebody planted it.")
 
     def read(self, snapshot: Snapshot) -> FolderReading:
         return FolderReading(self, snapshot)
@@ -174,6 +196,7 @@ class FolderPlace:
             raise explain(error, self.place, "remove", snapshot.name) from error
         try:
             make_folders(self.own, durable=False)
+            self._check_own()
             trash = os.path.join(self.own, f"trash-{os.urandom(16).hex()}")
             os.rename(path, trash)
             # Durable before anything in it is removed: after a power cut there is the whole snapshot or none.
@@ -187,6 +210,7 @@ class FolderPlace:
         return True
 
     def sweep(self) -> None:
+        self._check_own()
         try:
             names = os.listdir(self.own)
         except FileNotFoundError:
@@ -199,8 +223,8 @@ class FolderPlace:
             path = os.path.join(self.own, name)
             try:
                 lock = lock_folder(path)
-            except (BlockingIOError, FileNotFoundError):
-                continue  # of somebody who is alive, or swept by another
+            except (BlockingIOError, FileNotFoundError, NotADirectoryError):
+                continue  # of somebody who is alive, swept by another, or no folder and not ours
             except OSError as error:
                 raise explain(error, self.place, "sweep") from error
             try:
@@ -242,14 +266,25 @@ class FolderReading:
         self._place = place
         self._snapshot = snapshot
         self._folder = str(snapshot.path)
-        try:
-            self._lock = lock_folder(self._folder, shared=True)
-        except (FileNotFoundError, BlockingIOError) as error:  # locked by who removes it
-            raise SnapshotNotFoundError(
-                "the snapshot has been removed meanwhile", key=snapshot.name, place=place.place, hint="Take another one."
-            ) from error
-        except OSError as error:
-            raise explain(error, place.place, "read", snapshot.name) from error
+        self._folders: set[str] = set()
+        self._lock: int | None = None
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._lock = lock_folder(self._folder, shared=True)
+                return
+            except FileNotFoundError as error:
+                raise SnapshotNotFoundError(
+                    "the snapshot has been removed meanwhile", key=snapshot.name, place=place.place, hint="Take another one."
+                ) from error
+            except BlockingIOError as error:
+                # By who has just completed it, or is about to remove it: both take a moment.
+                if time.monotonic() > end:
+                    problem = f"another process has locked the snapshot for {_PATIENCE:g} s"
+                    raise UnavailableError(problem, key=snapshot.name, place=place.place, hint="Try again.") from error
+                time.sleep(0.005)
+            except OSError as error:
+                raise explain(error, place.place, "read", snapshot.name) from error
 
     def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
         wanted = list(parts)
@@ -276,6 +311,7 @@ class FolderReading:
         try:
             for part in parts:
                 try:
+                    self._refuse_links(part.name)
                     fd = open_read(os.path.join(self._folder, part.name))
                     opened.append(fd)
                     size = os.fstat(fd).st_size
@@ -307,8 +343,19 @@ class FolderReading:
             pass  # somebody removes parts of a snapshot by hand: then there is nothing to link to
         return [errors[part.name] for part in parts if part.name in errors]
 
+    def _refuse_links(self, name: str) -> None:
+        """A folder of a part that is a link leads to files which are not the snapshot's."""
+        folder = name.rpartition("/")[0]
+        while folder and folder not in self._folders:
+            if not stat.S_ISDIR(os.lstat(os.path.join(self._folder, folder)).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "this is a link", folder)
+            self._folders.add(folder)
+            folder = folder.rpartition("/")[0]
+
     def _fail(self, error: OSError, part: Part, errors: dict[str, IntegrityError]) -> None:
         told = explain(error, self._place.place, "read", f"{self._snapshot.name}/{part.name}")
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            told = damaged(self._snapshot, part, "no file stands in the part's place")
         if not isinstance(told, IntegrityError):
             raise told from error
         told.__cause__ = error

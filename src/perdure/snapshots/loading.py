@@ -44,7 +44,7 @@ class Loading:
             newer = newer_format(entries)
             if newer is not None:
                 raise newer
-            snapshots = [entry for entry in entries if isinstance(entry, Snapshot) and entry.id not in failures]
+            snapshots = [entry for entry in entries if isinstance(entry, Snapshot) and entry.name not in failures]
             for entry in entries:
                 if isinstance(entry, Broken) and entry.name not in failures:
                     failures[entry.name] = entry.error
@@ -62,7 +62,7 @@ class Loading:
             except UntrustedError:
                 raise
             except IntegrityError as error:
-                failures[snapshot.id] = error
+                failures[snapshot.name] = error
                 _log.warning("passed over, as it is damaged: %s", error)
         if failures:
             first = next(iter(failures.values()))

@@ -22,16 +22,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from blake3 import blake3
 
 from ..errors import CodecError, IntegrityError, UsageError
 
 MANIFEST: Final = "manifest.json"
+MAX_SEQUENCE: Final = 10**15
+MAX_MANIFEST: Final = 64 << 20
+"""Bytes; half a million parts."""
+
 CHUNK: Final = 16 << 20
 """Parts are digested, and in a bucket stored, in pieces of this many bytes."""
 
+T = TypeVar("T")
 _FORMAT = "perdure snapshot "
 _VERSION = 1
 _SEAL = b',\n "seal": "%s"\n}\n'
@@ -172,29 +177,31 @@ def read_manifest(data: bytes, name: str, place: str, path: Path | None = None) 
         CodecError: It is of a newer format.
     """
     key = f"{name}/{MANIFEST}"
-    newer = re.match(rb'\{\s*"format": "%s(\d{1,9})"' % _FORMAT.encode(), data)
-    if newer and int(newer[1]) > _VERSION:
-        problem = f"the snapshot is of format {int(newer[1])}, and this version knows {_VERSION}"
-        raise CodecError(problem, key=key, place=place, hint="Upgrade perdure.")
+    told = re.match(rb'\{\s*"format": "%s(\d{1,9})"' % _FORMAT.encode(), data)
     body = data[:-_SEAL_BYTES]
-    if not newer or data != body + _SEAL % blake3(body).hexdigest().encode():
+    if not told or data != body + _SEAL % blake3(body).hexdigest().encode():
         raise IntegrityError("the manifest is damaged or foreign", key=key, place=place, hint=_HINT)
+    if int(told[1]) > _VERSION:
+        problem = f"the snapshot is of format {int(told[1])}, and this version knows {_VERSION}"
+        raise CodecError(problem, key=key, place=place, hint="Upgrade perdure.")
     try:
         content = json.loads(body.decode("utf-8", "surrogatepass") + "}")
+        parts = {name: read_part(name, told) for name, told in _of(dict, content["parts"]).items()}
+        told_components = _of(dict, content["components"]).items()
         return Snapshot(
-            id=content["id"],
-            sequence=content["sequence"],
-            name=content["name"],
-            saved=datetime.fromisoformat(content["saved"]),
-            metadata=content["metadata"],
-            components={name: _read_component(told) for name, told in content["components"].items()},
-            parts={name: _read_part(name, told) for name, told in content["parts"].items()},
-            library=content["library"],
-            python=content["python"],
+            id=check_id(content["id"]),
+            sequence=_number(content["sequence"], MAX_SEQUENCE),
+            name=_checked_name(content["name"]),
+            saved=datetime.fromisoformat(content["saved"]).astimezone(UTC),
+            metadata=_of(dict, content["metadata"]),
+            components={name: _read_component(name, told, parts) for name, told in told_components},
+            parts=parts,
+            library=_of(str, content["library"]),
+            python=_of(str, content["python"]),
             place=place,
             path=path,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise IntegrityError(f"the manifest says what no manifest says: {error!r}", key=key, place=place, hint=_HINT) from error
 
 
@@ -204,8 +211,14 @@ def _spell_component(component: Component) -> dict[str, Any]:
     )
 
 
-def _read_component(told: Mapping[str, Any]) -> Component:
-    return Component(told["kind"], tuple(told["parts"]), told.get("rank"))
+def _read_component(name: str, told: Mapping[str, Any], parts: Mapping[str, Part]) -> Component:
+    its = tuple(_of(list, told["parts"]))
+    if not all(part in parts for part in its):
+        raise ValueError(f"component {name!r} has parts that are nowhere")
+    if told["kind"] != "files" and (its[:1] != (f"{name}.pkl",) or not all(part.startswith(f"{name}/") for part in its[1:])):
+        raise ValueError(f"component {name!r} has parts of others")
+    rank = told.get("rank")
+    return Component(_of(str, told["kind"]), its, None if rank is None else _number(rank, 1 << 30))
 
 
 def _spell_part(part: Part) -> dict[str, Any]:
@@ -213,31 +226,60 @@ def _spell_part(part: Part) -> dict[str, Any]:
     return {"size": part.size, **chunks} | ({"homes": list(part.homes)} if part.homes else {})
 
 
-def _read_part(name: str, told: Mapping[str, Any]) -> Part:
-    """A part, if its name stays inside the snapshot: what is in a shared place may have been written by anybody."""
-    chunks = told["chunks"] if "chunks" in told else [told["digest"]]
-    homes = told.get("homes", ())
-    pieces = max(1, -(-told["size"] // CHUNK))
+def read_part(name: str, told: Mapping[str, Any]) -> Part:
+    """A part as a manifest tells of it.
+
+    Raises:
+        ValueError, TypeError, KeyError: It tells what cannot be, such as a name that leads outside; anybody may have written
+        it.
+    """
+    size = _number(told["size"], 1 << 60)
+    chunks = _of(list, told["chunks"]) if "chunks" in told else [told["digest"]]
+    homes = _of(list, told.get("homes", []))
+    pieces = max(1, -(-size // CHUNK))
     if len(chunks) != pieces or (homes and len(homes) != pieces) or not all(map(_is_digest, chunks)):
         raise ValueError(f"{name!r} does not have {pieces} pieces")
-    if not all(re.fullmatch(r"[0-9a-f]{32}", home) for home in homes):
-        raise ValueError(f"{name!r} has pieces nowhere")
-    if any(is_bad_name(segment) for segment in name.split("/")) or name == MANIFEST:
+    if len(name) > 1000 or any(is_bad_name(segment) for segment in name.split("/")) or name.casefold() == MANIFEST:
         raise ValueError(f"{name!r} is no name of a part")
-    return Part(name, told["size"], tuple(chunks), tuple(homes))
+    return Part(name, size, tuple(chunks), tuple(map(check_id, homes)))
 
 
-def _is_digest(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+def check_id(text: Any) -> str:
+    """The id of a save, which names folders and keys. Raises `ValueError`."""
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9a-f]{32}", text):
+        raise ValueError(f"{text!r:.80} is no id of a save")
+    return text
+
+
+def _is_digest(text: Any) -> bool:
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def _number(value: Any, limit: int) -> int:
+    if type(value) is not int or not 0 <= value < limit:
+        raise ValueError(f"{value!r:.80} is no number of something")
+    return value
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.80} stands where a {kind.__name__} belongs")
+    return value
+
+
+def _checked_name(name: Any) -> str:
+    if is_bad_name(_of(str, name)):
+        raise ValueError(f"{name!r:.80} is no name of a snapshot")
+    return str(name)
 
 
 def is_bad_name(name: str) -> bool:
     """Tell whether a name cannot stand in a path on every system: empty, too long, or with separators or control characters."""
-    return (
-        name in ("", ".", "..")
-        or len(name.encode("utf-8", "surrogatepass")) > 255
-        or re.search(r'[\x00-\x1f\x7f/\\:*?"<>|]', name) is not None
-    )
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return True
+    return name in ("", ".", "..") or size > 255 or re.search(r'[\x00-\x1f\x7f/\\:*?"<>|]', name) is not None
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -269,7 +311,7 @@ def check_component_name(name: object, taken: Sequence[str] = ()) -> str:
     """
     if not isinstance(name, str):
         raise UsageError(f"a component is registered by a name, not by {name!r:.60}")
-    if is_bad_name(name) or len(name.encode("utf-8", "surrogatepass")) > 200 or name[0] == "." or name[-1] in ". ":
+    if is_bad_name(name) or len(name.encode()) > 200 or name[0] == "." or name[-1] in ". ":
         hint = "Use letters, digits, '_' and '-'."
         raise UsageError(f"a component cannot be called {name!r:.80}: its files are named after it", hint=hint)
     stem = name.rpartition(".")[0] or name

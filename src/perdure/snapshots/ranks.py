@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingRankError, NotFoundError, SnapshotNotFoundError, UnavailableError
-from .manifest import Component, Part, Snapshot
+from ..errors import IntegrityError, MissingRankError, NotFoundError, SnapshotNotFoundError, UnavailableError
+from .manifest import Component, Part, Snapshot, check_id, read_part
 
 if TYPE_CHECKING:
     from .place import Draft, Place, Report
@@ -74,12 +74,8 @@ class Ranks:
         self._tell("call", call)
         try:
             components = dict(snapshot.components)
-            for answer in self._gather(token, number).values():
-                parts = [Part(p["name"], p["size"], tuple(p["chunks"]), tuple(p["homes"])) for p in answer["parts"]]
-                draft.merge(answer["id"], parts)
-                components |= {
-                    name: Component(c["kind"], tuple(c["parts"]), c["rank"]) for name, c in answer["components"].items()
-                }
+            for rank, answer in self._gather(token, number).items():
+                draft.merge(*self._checked(rank, answer, components))
             snapshot = draft.commit(replace(snapshot, components=components), report)
         except BaseException as error:
             self._outcomes[token] = {"failed": str(error) or type(error).__name__}
@@ -90,6 +86,19 @@ class Ranks:
         for old in list(self._outcomes)[:-_OUTCOMES]:
             del self._outcomes[old]
         return snapshot
+
+    def _checked(self, rank: int, answer: Mapping[str, Any], components: dict[str, Component]) -> tuple[str, list[Part]]:
+        """What a rank brings: its draft and its parts, which may have been written by anybody; its components are added."""
+        try:
+            parts = [read_part(name, told) for name, told in answer["parts"].items()]
+            if not all(part.name.startswith(f"rank-{rank}/") for part in parts):
+                raise ValueError("it brings parts of others")
+            for name, told in answer["components"].items():
+                components[name] = Component(str(told["kind"]), tuple(map(str, told["parts"])), rank)
+            return check_id(answer["id"]), parts
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f"what rank {rank} says that it saved cannot be: {error}"
+            raise IntegrityError(problem, key=f"ranks/{rank}", place=self._place.place, hint="Save again.") from error
 
     def _gather(self, token: object, number: object) -> dict[int, Any]:
         """The answers of all other ranks."""
@@ -113,7 +122,7 @@ class Ranks:
             name: {"kind": component.kind, "parts": component.parts, "rank": component.rank}
             for name, component in snapshot.components.items()
         }
-        told = [{"name": part.name, "size": part.size, "chunks": part.chunks, "homes": part.homes} for part in parts]
+        told = {part.name: {"size": part.size, "chunks": part.chunks, "homes": part.homes} for part in parts}
         answered = None
         looks = _Looks(self._timeout)
         for _ in looks:
@@ -163,7 +172,7 @@ class Ranks:
     def _read(self, name: str) -> dict[str, Any]:
         try:
             record = json.loads(self._records.get(self._prefix + name).data)
-        except (NotFoundError, ValueError):
+        except (NotFoundError, ValueError, RecursionError):
             return {}
         return record if isinstance(record, dict) else {}
 

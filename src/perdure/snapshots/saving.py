@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -21,6 +22,7 @@ class Saving:
         self._path: Path | None = None
         self._error: BaseException | None = None
         self._told = False
+        self._process = os.getpid()
         self._thread = Thread(target=self._run, name="perdure-save")
         try:
             self._thread.start()
@@ -51,6 +53,8 @@ class Saving:
             TimeoutError: It takes longer; it goes on.
             PerdureError: What went wrong, as `save_state` would have raised it. There is no snapshot then.
         """
+        if os.getpid() != self._process:
+            raise UnavailableError("this save is under way in the process that forked this one", hint="Wait for it there.")
         if self._thread.ident is not None:
             self._thread.join(timeout)
         if not self.done:

@@ -228,7 +228,7 @@ class StateStore(Upkeep):
             PerdureError: What a background save raised, unless its `wait` did.
         """
         saving = self._saving
-        if saving is not None:
+        if saving is not None and os.getpid() == self._process:
             try:
                 saving.surface()
             finally:

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import CodecError, ComponentError, PerdureError, UsageError
 from ..mapping.progress import Progress, reporting
 from .components import Registered
+from .disk import hint_of
 from .loading import one_by_one
 from .manifest import Component, Snapshot, check_metadata
 from .place import Draft, Place
@@ -60,7 +61,7 @@ class Taking:
             raise
         except Exception as error:
             problem = f"component {name!r} could not be saved: {type(error).__name__}: {error}"
-            hint = "Nothing was saved; older snapshots are as they were."
+            hint = hint_of(error) or "Nothing was saved; older snapshots are as they were."
             raise ComponentError(problem, place=self._place.place, hint=hint, component=name) from error
 
     def complete(self, draft: Draft, snapshot: Snapshot, progress: Progress) -> Snapshot:

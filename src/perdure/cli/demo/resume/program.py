@@ -14,8 +14,8 @@ from typing import NamedTuple
 from ....errors import BackendError
 from ..crew import Event, end_of, events_of
 
-_SPREAD = 0.9  # the last kill is wanted before this part of all steps, so that it finds the training at work
-_AFTER_STEP, _AFTER_SAVING = 0.01, 0.02  # seconds: up to so long after what is waited for
+_SPREAD = 0.8  # the last kill is wanted before this part of all steps, so that it finds the training at work
+_AFTER_STEP, _AFTER_SAVING = 0.01, 0.012  # seconds: up to so long after what is waited for
 
 ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -29,12 +29,18 @@ class Moment(NamedTuple):
     Attributes:
         step: Not before this step is done.
         saving: Whether to wait for the next save to begin, too.
-        delay: Seconds after that.
+        latest: The step by which it is killed without a save, or the next moment would come too late.
+        delay: Seconds after what is waited for.
     """
 
     step: int
     saving: bool
+    latest: int
     delay: float
+
+    def has_come(self, event: Event, done: int) -> bool:
+        """Whether it is this event of the training, whose last step that is done is given."""
+        return done >= self.latest or (done >= self.step and event["event"] == ("saving" if self.saving else "step"))
 
 
 def choose_moments(kills: int, steps: int, seed: int) -> list[Moment]:
@@ -43,9 +49,9 @@ def choose_moments(kills: int, steps: int, seed: int) -> list[Moment]:
     span = steps * _SPREAD / max(kills, 1)
     moments = []
     for number in range(kills):
-        saving = number % 2 == 1
+        saving = number % 2 == 0
         delay = dice.uniform(0, _AFTER_SAVING if saving else _AFTER_STEP)
-        moments.append(Moment(int((number + dice.random()) * span), saving, delay))
+        moments.append(Moment(int((number + dice.random()) * span), saving, int((number + 1) * span), delay))
     return moments
 
 
@@ -91,8 +97,7 @@ class Program:
                     raise BackendError(event["message"])
                 tell(event)
                 done = event["step"] if event["event"] == "step" else done
-                awaited = "saving" if moment and moment.saving else "step"
-                if moment and not killed and done >= moment.step and event["event"] == awaited:
+                if moment and not killed and moment.has_come(event, done):
                     time.sleep(moment.delay)
                     self._child.kill()
                     killed = True

@@ -85,7 +85,7 @@ class Report:
         """Say what is about to happen, and where."""
         learns = "a network learns which package of Python's own library 20 lines are from"
         self.say(("perdure demo resume", "bold"), f": {learns}")
-        self.say("the snapshots: ", (place, "bold"), ", one every quarter of a second")
+        self.say("the snapshots: ", (place, "bold"), ", one every tenth of a second")
         if kills:
             self.say(f"it is killed {plural(kills, 'time')} at random moments, every other time soon after a save began")
 

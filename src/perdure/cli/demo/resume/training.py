@@ -87,7 +87,7 @@ def train(store: StateStore, steps: int = 800, report: Callable[[int, float, flo
     order = store.register_value("order", np.arange(len(counts)))
     history = store.register_value("history", [network.accuracy(*unseen)])
 
-    with store.running(every=0.25) as run:  # seconds, as it is so short; else "10 min"
+    with store.running(every=0.1) as run:  # seconds, as it is so short; else "10 min"
         for step in range(run.step, steps):
             start = step * BATCH % (len(counts) - BATCH)
             if start < BATCH:
