@@ -152,7 +152,7 @@ def test_a_large_array_is_a_file_that_numpy_reads() -> None:
 
 
 def test_arrays_are_written_from_their_own_memory_and_read_into_what_was_given() -> None:
-    large, small, order = np.arange(50_000.0), np.arange(10_000.0), np.asfortranarray(np.ones((300, 400)))
+    large, small, order = np.arange(50_000.0), np.arange(20_000.0), np.asfortranarray(np.ones((300, 400)))
     parts = pack({"large": large, "small": small, "order": order}, "it")
     for array in (large, small, order):
         assert any(np.shares_memory(array, np.frombuffer(piece, np.uint8)) for part in parts for piece in part.pieces)

@@ -43,7 +43,7 @@ from ..errors import (
 )
 from ..protocol import ABSENT, Backend, ETag
 from .bucket_draft import BackendDraft
-from .disk import explain, open_again, open_new, write_at
+from .disk import explain, memory_for, open_again, open_new, write_at
 from .manifest import CHUNK, MAX_SEQUENCE, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
 from .place import Report, damaged
 from .scratch import Scratch
@@ -257,7 +257,7 @@ class BackendReading:
     def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
         wanted = list(parts)
         try:
-            memory = {part.name: memoryview(bytearray(part.size)) for part in wanted}
+            memory = {part.name: memory_for(part.size) for part in wanted}
         except MemoryError as error:
             size = sum(part.size for part in wanted)
             problem = f"the parts to restore have {size:,} bytes, which this machine's memory cannot hold"

@@ -26,7 +26,18 @@ from typing import Final, NamedTuple
 from ..errors import BackendError, CodecError, IntegrityError, PerdureError, SnapshotNotFoundError, UnavailableError
 from ..protocol import Backend
 from ..registry import open_backend
-from .disk import explain, lock_file, lock_folder, make_folders, open_read, read_into, remove_tree, sync_folder, unlock
+from .disk import (
+    explain,
+    lock_file,
+    lock_folder,
+    make_folders,
+    memory_for,
+    open_read,
+    read_into,
+    remove_tree,
+    sync_folder,
+    unlock,
+)
 from .folder_draft import FolderDraft
 from .manifest import CHUNK, MANIFEST, MAX_MANIFEST, Broken, Part, Snapshot, digest_of, read_manifest
 from .place import Report, damaged
@@ -324,7 +335,7 @@ class FolderReading:
                 if size != part.size:
                     errors[part.name] = damaged(self._snapshot, part, f"the part has {size} bytes and not {part.size}")
                     continue
-                memory = memoryview(bytearray(part.size)) if keep is not None else None
+                memory = memory_for(part.size) if keep is not None else None
                 if keep is not None and memory is not None:
                     keep[part.name] = memory
                 for number in range(len(part.chunks)):

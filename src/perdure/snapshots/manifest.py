@@ -39,6 +39,8 @@ CHUNK: Final = 16 << 20
 T = TypeVar("T")
 _FORMAT = "perdure snapshot "
 _VERSION = 1
+_digest = re.compile(r"[0-9a-f]{64}").fullmatch
+_unsafe = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]').search
 _SEAL = b',\n "seal": "%s"\n}\n'
 _SEAL_BYTES = len(_SEAL) - 2 + 64
 _HINT = "Use another snapshot; `perdure snapshots --verify` tells which are whole."
@@ -252,7 +254,7 @@ def check_id(text: Any) -> str:
 
 
 def _is_digest(text: Any) -> bool:
-    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{64}", text) is not None
+    return isinstance(text, str) and _digest(text) is not None
 
 
 def _number(value: Any, limit: int) -> int:
@@ -279,7 +281,7 @@ def is_bad_name(name: str) -> bool:
         size = len(name.encode())
     except UnicodeEncodeError:  # half of a pair of surrogates
         return True
-    return name in ("", ".", "..") or size > 255 or re.search(r'[\x00-\x1f\x7f/\\:*?"<>|]', name) is not None
+    return name in ("", ".", "..") or size > 255 or _unsafe(name) is not None
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

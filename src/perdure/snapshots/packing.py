@@ -34,6 +34,7 @@ _ALLOWED: Final = plain.HARMLESS | arrays.HARMLESS | tensors.HARMLESS
 
 _DEEPEST: Final = 6
 _LOOKED_AT: Final = 10_000
+_SMALL: Final = 1 << 17  # bytes, from which on it pays not to copy a piece; the frames of pickle have half of that
 
 
 class Packed(NamedTuple):
@@ -133,9 +134,22 @@ def check_readable(parts: list[Packed]) -> None:
 
 
 class _Sink:
-    """Takes what pickle writes as it is: a large buffer is written as the buffer itself."""
+    """Takes what pickle writes: small pieces one after another in one, a large buffer as the buffer itself."""
 
-    __slots__ = ("write",)
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+        self._run = bytearray()
+
+    def write(self, piece: Any) -> None:
+        size = piece.raw().nbytes if type(piece) is pickle.PickleBuffer else len(piece)
+        if size < _SMALL:
+            if not self._run:
+                self.pieces.append(self._run)
+            self._run += piece
+        else:
+            self._run = bytearray()
+            # Of a bytearray a copy, or its owner could not resize it; bytes are taken as they are.
+            self.pieces.append(bytes(piece) if type(piece) is bytearray else piece)
 
 
 class _Reducers(dict[type, plain.Reducer]):
@@ -153,22 +167,20 @@ class _Reducers(dict[type, plain.Reducer]):
 
 def _dump(value: Any, stem: str, own: int) -> list[Packed]:
     writer = arrays.ArrayWriter(_Namer(value), own)
-    pieces: list[Any] = []
-    sink: Any = _Sink()
-    sink.write = pieces.append
+    sink = _Sink()
     pickler = pickle.Pickler(sink, 5)
     # Not reducer_override nor persistent_id, which are asked about each object: a million calls for a million objects.
     torch = tensors.TensorWriter(writer.owners)
     pickler.dispatch_table = _Reducers(copyreg.dispatch_table | plain.reducers() | writer.reducers() | torch.reducers())
     pickler.dump(value)
     rest = [Packed(f"{stem}/{name}.npy", content) for name, content in writer.parts]
-    return [Packed(f"{stem}.pkl", list(map(_piece, pieces))), *rest]
+    return [Packed(f"{stem}.pkl", list(map(_piece, sink.pieces))), *rest]
 
 
 def _piece(piece: Any) -> bytes | memoryview:
     if type(piece) is pickle.PickleBuffer:
         return piece.raw()
-    return bytes(piece)  # of a bytearray a copy, or its owner could not resize it; bytes are taken as they are
+    return piece if type(piece) is bytes else memoryview(piece)
 
 
 class _Namer:
@@ -344,4 +356,8 @@ def _no_garbage_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            # Moves all there is to the oldest generation, and does nothing else: what was just made would be walked at once.
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
