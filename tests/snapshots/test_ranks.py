@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perdure.errors import IntegrityError, MissingRankError, UsageError
-from perdure.snapshots import StateStore
+from perdure.snapshots import EverySteps, StateStore
 
 _PROGRAM = """
 import os, signal, sys, numpy as np
@@ -126,3 +126,11 @@ def test_damage_in_one_part_keeps_all_from_the_snapshot(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match="rank-1/files"):
             reader.load_state(newest.name, strict=False)
     assert [int(value.value[0]) for value in values] == [10, 11]
+
+
+def test_a_clock_of_their_own_is_refused_to_ranks(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, rank=0, world_size=2)
+    for arguments in ({}, {"every": 60.0}):
+        with pytest.raises(UsageError, match="EverySteps"):
+            store.running(**arguments)
+    assert store.running(condition=EverySteps(5)).requested is None

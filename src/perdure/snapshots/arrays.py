@@ -1,8 +1,8 @@
 """numpy arrays as calls that build them again, over the very memory that their bytes were read into.
 
 A large array is put into a part of its own, an .npy file that `numpy.load` reads as well; a small one stays in the pickle. The
-bytes of large ones are not copied. What is read decides nothing but values: types are spelled as text, and a shape has to fit its
-bytes.
+bytes of large ones are not copied. What is read decides nothing but values: types are spelled as text, and a shape has to fit
+its bytes.
 """
 
 from __future__ import annotations

@@ -75,8 +75,9 @@ class StateStore(Upkeep):
         UsageError: An argument is wrong.
         BackendError: The place is something else.
 
-    Cost: a save reads each byte once for its digest (BLAKE3, several threads) and writes each changed byte once; two fsyncs and
-    a rename more in a folder, four requests more in a bucket. Memory: see `save_async`.
+    Cost: a save reads each byte once for its digest (BLAKE3, several threads) and writes each changed byte once; besides, in a
+    folder, three fsyncs and a rename for all, and one fsync for each part; in a bucket eight requests. Memory: see
+    `save_async`.
     """
 
     def __init__(
@@ -376,17 +377,23 @@ class StateStore(Upkeep):
             background: Whether to go on while a snapshot is being stored.
             deadline: How long after a signal the program may go on, the final save included.
             final: Whether to save at the end, and before a signal acts.
-            signals: Whether SIGTERM and Ctrl-C wait for the next `tick`; or which signals do.
+            signals: Whether SIGTERM and Ctrl-C wait for the next `tick`; or which signals do. In a job of several ranks they
+                act as ever, as the others may be at another step.
             load: Whether to load the newest snapshot on entering.
 
         Returns:
             A context manager; see `Running`.
 
         Raises:
-            UsageError: An argument is wrong.
+            UsageError: An argument is wrong, or `every` is given in a job of several ranks.
         """
         from .running import Running
 
+        if self._ranks is not None:
+            if every is not None or condition is None:
+                hint = "Use condition=EverySteps(n), with the step in the metadata."
+                raise UsageError("several ranks save at the same steps, and each has a clock of its own", hint=hint)
+            signals = False
         return Running(
             self,
             every=every,

@@ -46,8 +46,8 @@ class Taking:
                 there = component if self._ranks is None else self._ranks.name(component)
                 components[there] = Component(registered.kind, tuple(self._save(there, registered, draft)))
             draft.settle()
-        except BaseException:
-            draft.abandon()
+        except BaseException as error:
+            _abandon(draft, error)
             raise
         library, python = f"perdure {__version__}", platform.python_version()
         return draft, Snapshot(draft.id, 0, name, saved, told, components, {}, library, python)
@@ -71,6 +71,14 @@ class Taking:
                 if self._ranks is None:
                     return draft.commit(snapshot, one_by_one(report))
                 return self._ranks.commit(draft, snapshot, one_by_one(report))
-        except BaseException:
-            draft.abandon()
+        except BaseException as error:
+            _abandon(draft, error)
             raise
+
+
+def _abandon(draft: Draft, error: BaseException) -> None:
+    """Clear away what was begun; that this fails as well is not what is to be known first."""
+    try:
+        draft.abandon()
+    except PerdureError as left:
+        error.add_note(f"What was begun could not be cleared away, the next save tries again: {left}")
