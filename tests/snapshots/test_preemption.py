@@ -432,11 +432,18 @@ def program(scenario: Callable[..., None], where: Path, *before: str) -> Iterato
     command = [*before, sys.executable, __file__, scenario.__name__, str(where)]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, env=buffered) as child:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, env=buffered, preexec_fn=_listen
+    ) as child:
         try:
             yield child
         finally:
             child.kill()
+
+
+def _listen() -> None:
+    """Take Ctrl-C, also where the tests run in the background of a shell, which lets its children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def expect(child: subprocess.Popen[str], text: str) -> None:

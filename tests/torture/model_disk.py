@@ -53,7 +53,6 @@ def calls(record: Path) -> Iterator[Call]:
             words = [word.strip() for word in _STRING.sub('""', arguments).split(",")]
             if name in _AT:  # some machines have only these
                 name = name[:-2]
-                assert all(string.startswith(b"/") for string in strings), "a path relative to a descriptor"
             yield Call(name, strings, words, int(result))
 
 
@@ -84,9 +83,14 @@ def _change(content: bytearray, offset: int, data: bytes | None) -> None:
 
 
 class Folder:
-    """A folder's names in the same three ways. A change is (when, name, what it names then)."""
+    """A folder's names in the same three ways. A change is (when, name, what it names then).
+
+    Attributes:
+        parents: The folders it was in, one after the other, if it was moved.
+    """
 
     def __init__(self) -> None:
+        self.parents: list[tuple[Folder, str]] = []
         self.names: dict[str, Node] = {}
         self.safe: dict[str, Node] = {}
         self.changes: list[tuple[int, str, Node | None]] = []
@@ -108,12 +112,13 @@ class Disk:
         self._root = Folder()
         self._time = 0
         self._open: dict[int, tuple[Node | None, list[int]]] = {}  # descriptor -> node, position
+        self._opened: dict[int, str | None] = {}  # descriptor -> path
 
     def apply(self, call: Call) -> bool:
         """Do what a call did; tell whether it changed anything, or made anything safe."""
         name, strings, words, result = call
         if name == "openat":
-            return self._openat(strings[0], words[2], result)
+            return self._openat(self._paths(call)[0], words[2], result)
         if name in ("write", "writev"):
             node, position = self._open.get(int(words[0]), (None, [0]))
             if not isinstance(node, File):
@@ -142,7 +147,7 @@ class Disk:
             if node is not None:
                 _sync_all(self._root)
             return node is not None
-        paths = [self._inside(string) for string in strings]
+        paths = self._paths(call)
         if None in paths:
             return False
         if name == "mkdir":
@@ -166,9 +171,10 @@ class Disk:
     def forget_descriptors(self) -> None:
         """The process ended."""
         self._open.clear()
+        self._opened.clear()
 
-    def _openat(self, raw: bytes, flags: str, descriptor: int) -> bool:
-        path = self._inside(raw)
+    def _openat(self, path: str | None, flags: str, descriptor: int) -> bool:
+        self._opened[descriptor] = path
         if path is None:
             self._open[descriptor] = (None, [0])
             return False
@@ -190,6 +196,22 @@ class Disk:
         path = os.fsdecode(raw)
         return path[len(self._base) :].rstrip("/") if (path + "/").startswith(self._base) else None
 
+    def _paths(self, call: Call) -> list[str | None]:
+        """The paths of a call; one that is outside is `None`. What `shutil.rmtree` does is relative to descriptors."""
+        places = [number for number, word in enumerate(call.words) if word == '""']
+        paths = []
+        for number, raw in zip(places, call.strings, strict=True):
+            before = call.words[number - 1] if number else ""
+            if raw.startswith(b"/") or not before.isdigit():
+                paths.append(self._inside(raw))
+                continue
+            folder = self._opened[int(before)]
+            if folder is not None:
+                node = self._find(folder) if folder else self._root
+                assert node is self._open[int(before)][0], f"{folder} was moved while it was open"
+            paths.append(None if folder is None else f"{folder}/{os.fsdecode(raw)}".strip("/"))
+        return paths
+
     def _find(self, path: str | None) -> Node | None:
         node: Node | None = self._root
         for part in (path or "").split("/"):
@@ -206,6 +228,8 @@ class Disk:
             del folder.names[last]
         else:
             folder.names[last] = node
+            if isinstance(node, Folder):
+                node.parents.append((folder, last))
         self._time += 1
         folder.changes.append((self._time, last, node))
 
@@ -232,6 +256,7 @@ class Disk:
     def _state(self, choice: Choice) -> State:
         state: State = {}
         chosen: dict[int, bytes] = {}
+        moved: dict[int, list[tuple[int, str]]] = {}
 
         def visit(folder: Folder, prefix: str) -> None:
             names = dict(folder.safe)
@@ -245,6 +270,8 @@ class Disk:
             for name, node in names.items():
                 if isinstance(node, Folder):
                     state[prefix + name] = None
+                    if len(node.parents) > 1:
+                        moved.setdefault(id(node), []).append((node.parents.index((folder, name)), prefix + name))
                     visit(node, f"{prefix}{name}/")
                 else:
                     if id(node) not in chosen:
@@ -252,6 +279,11 @@ class Disk:
                     state[prefix + name] = chosen[id(node)]
 
         visit(self._root, "")
+        # A folder that was moved may be in its old place, in its new one, or lost; but no file system has it twice.
+        for places in moved.values():
+            for _, path in sorted(places)[:-1]:
+                for name in [name for name in state if f"{name}/".startswith(f"{path}/")]:
+                    del state[name]
         return state
 
 
@@ -301,11 +333,15 @@ class Choice:
         return bytes(content)
 
 
-def lay_out(state: State, where: Path) -> None:
-    """Make files and folders of a state."""
+def lay_out(state: State, where: Path, *, links: bool = False) -> None:
+    """Make files and folders of a state; with `links` the names of one file are hard links."""
     where.mkdir()
+    made: dict[int, Path] = {}
     for name, content in state.items():
         if content is None:
             (where / name).mkdir()
+        elif links and len(content) > 1 and id(content) in made:  # shorter ones are one object, whatever file they are of
+            (where / name).hardlink_to(made[id(content)])
         else:
             (where / name).write_bytes(content)
+            made[id(content)] = where / name

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import time
@@ -37,6 +38,7 @@ from ..errors import (
     CodecError,
     IntegrityError,
     NotFoundError,
+    PerdureError,
     PreconditionError,
     SnapshotNotFoundError,
     UnknownOutcomeError,
@@ -60,6 +62,8 @@ TRANSFERS: Final = 8
 """Pieces on their way at once; so much memory is used besides, times `CHUNK`."""
 
 _BATCH = 1000
+_LISTS = "perdure snapshots lists those there are."
+_log = logging.getLogger("perdure.snapshots")
 
 
 class BackendPlace:
@@ -78,6 +82,7 @@ class BackendPlace:
         self.share = share
         self.base: Snapshot | None = None
         self.whole: set[str] = set()
+        self._failed: set[str] = set()  # keys of this process's saves that failed, which could not be removed
         self._left = False  # whether pieces had to stay, of which nobody needs some
         self._manifests: dict[str, tuple[ETag, Snapshot | Broken]] = {}
 
@@ -109,11 +114,12 @@ class BackendPlace:
                 if isinstance(entry, Broken):
                     raise entry.error
                 return entry
-        raise SnapshotNotFoundError(
-            "there is no such snapshot", key=name, place=self.place, hint="perdure snapshots lists those there are."
-        )
+        broken = [entry.name for entry in self._listed().values() if isinstance(entry, Broken)]
+        hint = f"It may be one of those whose manifest is damaged: {', '.join(broken)}." if broken else _LISTS
+        raise SnapshotNotFoundError("there is no such snapshot", key=name, place=self.place, hint=hint)
 
     def begin(self, *, isolate: bool) -> BackendDraft:
+        self.clear_away()
         draft = BackendDraft(self, isolate=isolate)
         try:
             draft.announce(self.base if self.share else None)
@@ -121,6 +127,17 @@ class BackendPlace:
             draft.abandon()
             raise
         return draft
+
+    def clear_away(self, *keys: str) -> None:
+        """Remove what belongs to saves of this process that have failed; what cannot be removed now, later."""
+        self._failed.update(keys)
+        if not self._failed:
+            return
+        try:
+            self.backend.delete_many(sorted(self._failed, reverse=True))  # pieces first
+            self._failed.clear()
+        except PerdureError as error:
+            _log.warning("what is left of a save that failed cannot be removed now, and will be later: %s", error)
 
     def is_there(self, snapshot: Snapshot) -> bool:
         """Whether nobody has removed it; asked of the place."""
@@ -152,10 +169,16 @@ class BackendPlace:
             except PreconditionError:
                 # Somebody was first, and may even have taken the name.
                 names |= {entry.name for entry in self._listed().values()}
-            except UnknownOutcomeError:
-                if self.is_there(snapshot):
+            except UnknownOutcomeError as error:
+                if self._is_surely_there(snapshot, error):
                     return snapshot
                 raise
+
+    def _is_surely_there(self, snapshot: Snapshot, unknown: UnknownOutcomeError) -> bool:
+        try:
+            return self.is_there(snapshot)
+        except PerdureError:
+            raise unknown from None  # the place does not answer now, so it stays unknown
 
     def read(self, snapshot: Snapshot) -> BackendReading:
         return BackendReading(self, snapshot)
@@ -177,6 +200,7 @@ class BackendPlace:
         if self._left:
             self.sweep()
         else:
+            self._left = True
             self._left = not self._remove_pieces(set(keys_of(snapshot)))
         return True
 
@@ -198,10 +222,12 @@ class BackendPlace:
         Args:
             pieces: Such as were there before this is called.
         """
+        self.clear_away()
         mark, begun = f"{SWEEPS}{os.urandom(16).hex()}", time.monotonic()
         self.backend.put(mark, b"{}")
         try:
-            drafts = self._drafts()
+            # Our own dead are known to share nothing any more.
+            drafts = {draft: base for draft, base in self._drafts().items() if f"{DRAFTS}{draft}" not in self._failed}
             manifests = list(self._listed().values())
             live = [entry for entry in manifests if isinstance(entry, Snapshot)]
             if len(live) < len(manifests) or not set(drafts.values()) <= {"", *(snapshot.id for snapshot in live)}:
@@ -214,7 +240,7 @@ class BackendPlace:
                 self.backend.delete_many(unused[start : start + _BATCH])
             return True
         finally:
-            self.backend.delete(mark)
+            self.clear_away(mark)
 
     def _drafts(self) -> dict[str, str]:
         """What is being saved, and the snapshot whose pieces each may share, by their ids; `""` where it shares nothing."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Condition, Lock
 from typing import TYPE_CHECKING, Final
 
-from ..errors import PerdureError, PreconditionError, UnavailableError
+from ..errors import PerdureError, PreconditionError, UnavailableError, UnknownOutcomeError
 from ..protocol import ETag
 from .disk import explain, open_read, read_into
 from .manifest import CHUNK, Part, Snapshot, digest_of
@@ -102,7 +102,13 @@ class BackendDraft:
         parts = {name: self._parts[name] for component in snapshot.components.values() for name in component.parts}
         self._renew(force=True)
         self._attempted = True
-        snapshot = self._place.put_manifest(dataclasses.replace(snapshot, id=self.id, parts=parts))
+        try:
+            snapshot = self._place.put_manifest(dataclasses.replace(snapshot, id=self.id, parts=parts))
+        except UnknownOutcomeError:
+            raise
+        except PerdureError:
+            self._attempted = False  # it was refused
+            raise
         self._committed = True
         if self._etag and not self._is_alive():
             self._place.remove(snapshot)
@@ -167,9 +173,8 @@ class BackendDraft:
         try:
             # Where nobody knows whether the manifest is there, all stays; `sweep` removes it when the draft is old.
             if not self._committed and not self._attempted:
-                self._place.backend.delete_many([self._piece_key(digest) for digest in sorted(self._sent)])
-                if self._etag is not None:
-                    self._place.backend.delete(self._key)
+                pieces = [self._piece_key(digest) for digest in self._sent]
+                self._place.clear_away(*pieces, *([self._key] if self._etag is not None else []))
         finally:
             self._scratch.close()
 

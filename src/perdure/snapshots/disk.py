@@ -37,6 +37,7 @@ _HINTS = {
     errno.EPERM: "Check the owner and mode of the folder and of what is in it.",
     errno.ENOENT: "The folder was removed in the middle: save again.",
     errno.ENOTDIR: "A file stands where a folder belongs: move it away.",
+    errno.EEXIST: "A file stands where a folder belongs: move it away.",
     errno.EMFILE: "Too many open files in this process: raise `ulimit -n`, or close some.",
     errno.EFBIG: "The file system, or `ulimit -f`, allows no file that long.",
     errno.ENAMETOOLONG: "Register the component under a shorter name, or shorten state_name_format.",
@@ -156,23 +157,42 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
+_lasting: set[tuple[str, int]] = set()
+"""Folders, with their inodes, whose names this process has made durable, and those of all above them."""
+
+
 def make_folders(path: str, *, durable: bool) -> None:
-    """Make a folder and all above it that are missing, and make their names durable."""
+    """Make a folder and all above it that are missing.
+
+    Args:
+        path: An absolute path.
+        durable: Whether to make their names durable, also where they are there: whoever made them may have been killed before.
+    """
     missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        parent = os.path.dirname(path)
-        if parent == path:
+    folder = path
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        parent = os.path.dirname(folder)
+        if parent == folder:
             break
-        path = parent
+        folder = parent
     for folder in reversed(missing):
         try:
             os.mkdir(folder)
         except FileExistsError:
             if not os.path.isdir(folder):
                 raise
-        if durable:
-            sync_folder(os.path.dirname(folder))
+    known = path, os.stat(path).st_ino
+    if not durable or known in _lasting:
+        return
+    folder = path
+    while not os.path.ismount(folder):
+        folder = os.path.dirname(folder)
+        try:
+            sync_folder(folder)
+        except PermissionError:
+            continue  # a parent we may not read: then it is not we who could have made a folder in it
+    _lasting.add(known)
 
 
 def remove_tree(path: str) -> None:

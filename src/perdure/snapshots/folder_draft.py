@@ -159,6 +159,7 @@ class FolderDraft:
             self._visible = str(snapshot.path)
             if place.durable:
                 sync_folder(place.root)
+                sync_folder(place.own)  # or, without a journal, it could be in both places, and be swept in one
             self._committed = True
         finally:
             unlock(lock)

@@ -76,7 +76,7 @@ class StateStore(Upkeep):
         BackendError: The place is something else.
 
     Cost: a save reads each byte once for its digest (BLAKE3, several threads) and writes each changed byte once; besides, in a
-    folder, three fsyncs and a rename for all, and one fsync for each part; in a bucket eight requests. Memory: see
+    folder, four fsyncs and a rename for all, and one fsync for each part; in a bucket eight requests. Memory: see
     `save_async`.
     """
 
