@@ -17,6 +17,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+from blake3 import blake3
 
 from perdure.cli import restoring
 from perdure.cli.pruning import _Agreed
@@ -255,7 +256,8 @@ def test_one_that_is_removed_meanwhile_is_left_out(run, where, saved, monkeypatc
 
 def test_a_thousand_snapshots_are_listed_from_their_manifests_alone(run, tmp_path) -> None:
     digest = digest_of(b"")
-    parts = {f"model/{n}.npy": Part(f"model/{n}.npy", 10, (digest,)) for n in range(20)}  # no such file is there
+    names = ["model.pkl", *(f"model/{n}.npy" for n in range(20))]
+    parts = {name: Part(name, 10, (digest,)) for name in names}  # no such file is there
     for number in range(1, 1001):
         saved = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=number)
         components = {"model": Component("state_dict", tuple(parts))}
@@ -520,7 +522,8 @@ def test_of_nothing_whole_nothing_is_restored(run, where) -> None:
 def test_an_older_one_does_not_stand_for_one_of_a_newer_format(run, tmp_path) -> None:
     saved = fill("run", 2)
     path = part_of(saved[1], "manifest.json")
-    path.write_bytes(path.read_bytes().replace(b"perdure snapshot 1", b"perdure snapshot 2"))
+    body, _, _ = path.read_bytes().replace(b"perdure snapshot 1", b"perdure snapshot 2").rpartition(b',\n "seal"')
+    path.write_bytes(body + b',\n "seal": "%s"\n}\n' % blake3(body).hexdigest().encode())
     answer = run("restore", "run", "out", code=1)
     assert "Upgrade perdure." in answer.err
     assert not Path("out").exists()

@@ -441,6 +441,14 @@ def program(scenario: Callable[..., None], where: Path, *before: str) -> Iterato
             child.kill()
 
 
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Ctrl-C is not ignored, as it is where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _listen() -> None:
     """Take Ctrl-C, also where the tests run in the background of a shell, which lets its children ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
