@@ -734,3 +734,36 @@ def test_it_can_be_looked_at(url: str) -> None:
     assert "step=3" in repr(store.snapshots()[0])
     with pytest.raises(UsageError, match="keeps all"):
         store.cleanup()
+
+
+def test_progress_is_told_in_bytes(url: str) -> None:
+    store, _, _ = filled(url)
+    told: list[tuple[int, int | None]] = []
+    path = store.save_state(progress=lambda done, total: told.append((done, total)))
+    size = store.snapshots()[0].size
+    assert told[-1] == (size, None)
+    for work in (store.load_state, store.verify):
+        told.clear()
+        work(path, progress=lambda done, total: told.append((done, total)))
+        assert told[-1] == (size, size)
+    pytest.importorskip("tqdm")
+    store.save_state(progress=True)
+
+
+def test_an_interrupt_between_two_calls_does_not_keep_who_clears_away_waiting() -> None:
+    from perdure.snapshots.work import Work
+
+    class Interrupted(Work):
+        def _make(self, call: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt  # as if it struck just before
+            super()._make(call)
+
+    work = Interrupted(1)
+    work.submit(lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        work.finish()
+    stopping = threading.Thread(target=work.stop, daemon=True)
+    stopping.start()
+    stopping.join(20)
+    assert not stopping.is_alive()

@@ -13,8 +13,10 @@ Progress: TypeAlias = bool | Callable[[int, int | None], object]
 
 
 @contextmanager
-def reporting(progress: Progress, total: int | None, doing: str) -> Iterator[Callable[[int], object]]:
-    """Give a function to be called with the number of items that were done since it was called last.
+def reporting(
+    progress: Progress, total: int | None, doing: str, *, in_bytes: bool = False
+) -> Iterator[Callable[[int], object]]:
+    """Give a function to be called with the number of items, or bytes, that were done since it was called last.
 
     Raises:
         MissingExtraError: A bar is wanted, and tqdm is not installed.
@@ -26,7 +28,7 @@ def reporting(progress: Progress, total: int | None, doing: str) -> Iterator[Cal
             from tqdm.auto import tqdm
         except ImportError as error:
             raise MissingExtraError("tqdm", "progress") from error
-        with tqdm(total=total, desc=doing, unit=" items") as bar:
+        with tqdm(total=total, desc=doing, unit="B" if in_bytes else " items", unit_scale=in_bytes) as bar:
             yield bar.update
     else:
         done = 0

@@ -78,7 +78,11 @@ def _publish(place: FolderPlace, folder: str, snapshot: Snapshot) -> Snapshot:
     try:
         numbers: Iterable[int] = (entry.sequence for entry in place.entries() if isinstance(entry, Snapshot))
         snapshot = dataclasses.replace(snapshot, sequence=max(numbers, default=0) + 1)
-        aside = os.path.join(place.own, f"draft-{snapshot.id}")
+        if os.path.lexists(os.path.join(folder, MANIFEST)):
+            raise UsageError("this is a snapshot by now", key=snapshot.name, place=place.place, hint="Load it.")
+        aside = os.path.join(place.own, "adopting")  # always the same, under the lock: who was killed left one at most
+        if os.path.lexists(aside):
+            os.unlink(aside)
         fd = open_new(aside)
         try:
             write_at(fd, [write_manifest(snapshot)], 0)

@@ -237,14 +237,15 @@ class FolderPlace:
             except (BlockingIOError, FileNotFoundError, NotADirectoryError):
                 continue  # of somebody who is alive, swept by another, or no folder and not ours
             except OSError as error:
-                raise explain(error, self.place, "sweep") from error
+                _log.warning("what a killed process left cannot be removed: %s", explain(error, self.place, "sweep", name))
+                continue
             try:
                 if lock is not None or name.startswith("trash-"):
                     remove_tree(path)
             except FileNotFoundError:
                 continue
-            except OSError as error:
-                raise explain(error, self.place, "sweep") from error
+            except OSError as error:  # of another user: the rest is swept all the same
+                _log.warning("what a killed process left cannot be removed: %s", explain(error, self.place, "sweep", name))
             finally:
                 unlock(lock)
 

@@ -128,6 +128,7 @@ class FolderDraft:
         self._adopted = []
         self._work.finish()
         if not self._place.durable:
+            report(sum(part.size for part in self._parts.values()))
             return
         folders = set()
         for name, part in self._parts.items():

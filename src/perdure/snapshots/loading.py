@@ -80,7 +80,7 @@ class Loading:
         reading = self._place.read(snapshot)
         try:
             parts = self._parts_of(snapshot, names)
-            with reporting(progress, sum(part.size for part in parts), "restoring") as report:
+            with reporting(progress, sum(part.size for part in parts), "restoring", in_bytes=True) as report:
                 steps = self._prepare(snapshot, names, reading, one_by_one(report))
             self._apply(snapshot, steps)
         finally:

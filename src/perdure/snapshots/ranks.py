@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IntegrityError, MissingRankError, NotFoundError, SnapshotNotFoundError, UnavailableError
+from ..errors import IntegrityError, MissingRankError, NotFoundError, PerdureError, SnapshotNotFoundError, UnavailableError
 from .manifest import Component, Part, Snapshot, check_id, read_part
 
 if TYPE_CHECKING:
@@ -79,7 +79,10 @@ class Ranks:
             snapshot = draft.commit(replace(snapshot, components=components), report)
         except BaseException as error:
             self._outcomes[token] = {"failed": str(error) or type(error).__name__}
-            self._tell("call", call)
+            try:
+                self._tell("call", call)
+            except PerdureError as untold:
+                error.add_note(f"The other ranks could not be told, and wait until their time is over: {untold}")
             raise
         self._outcomes[token] = {"done": snapshot.name}
         self._tell("call", call)
@@ -127,14 +130,16 @@ class Ranks:
         looks = _Looks(self._timeout)
         for _ in looks:
             call = self._read("call")
-            outcome = call.get("outcomes", {}).get(answered, {})
+            told_before = call.get("outcomes")
+            outcomes: dict[str, Any] = told_before if isinstance(told_before, dict) else {}
+            outcome = outcomes.get(answered or "", {})
             if "failed" in outcome:
                 problem = f"rank 0 could not complete the snapshot: {outcome['failed']}"
                 raise UnavailableError(problem, place=self._place.place, hint="Save again.")
             if "done" in outcome:
                 return self._taken(draft, replace(snapshot, name=outcome["done"]))
             token = call.get("token")
-            if call.get("round") != number or token == answered or token in call["outcomes"]:
+            if call.get("round") != number or token == answered or str(token) in outcomes:
                 continue  # to be awaited, or of another time
             if call.get("ranks") != self._size:
                 problem = f"rank 0 saves with {call.get('ranks')} processes, and rank {self.rank} with {self._size}"

@@ -12,11 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import (
-    DuplicateNameError,
-    PerdureError,
-    UsageError,
-)
+from ..errors import DuplicateNameError, PerdureError, UsageError
 from ..mapping.progress import Progress
 from .components import Registered, Value, adapt, spell_names
 from .loading import Loading
@@ -178,7 +174,8 @@ class StateStore(Upkeep):
         Args:
             metadata: What to write into the manifest: step, loss, configuration; what JSON holds, and single numbers of numpy
                 and torch.
-            progress: `True` shows a bar (`pip install 'perdure[progress]'`); a function gets bytes done and bytes in all.
+            progress: `True` shows a bar (`pip install 'perdure[progress]'`); a function gets bytes done and in all
+                (`None` while saving, as it is not known before).
 
         Returns:
             The snapshot's folder; in a backend its name. `load_state` takes it.
@@ -320,7 +317,7 @@ class StateStore(Upkeep):
 
         Raises:
             IntegrityError: There are snapshots, and none is whole.
-            CodecError: The newest is of a newer format: to go on from an older one would lose work.
+            CodecError: One is of a newer format, and may be the newest: to go on from an older one would lose work.
             UntrustedError, UsageError, ComponentError, BackendError: As `load_state`.
         """
         with self._alone():

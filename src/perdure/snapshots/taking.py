@@ -67,7 +67,7 @@ class Taking:
     def complete(self, draft: Draft, snapshot: Snapshot, progress: Progress) -> Snapshot:
         """Make it durable and visible. Raises as `StateStore.save_state`, and leaves no trace then."""
         try:
-            with reporting(progress, None, "saving") as report:
+            with reporting(progress, None, "saving", in_bytes=True) as report:
                 if self._ranks is None:
                     return draft.commit(snapshot, one_by_one(report))
                 return self._ranks.commit(draft, snapshot, one_by_one(report))

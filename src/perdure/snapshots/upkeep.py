@@ -41,7 +41,7 @@ class Upkeep:
         snapshot = self._place.find(state_path)
         reading = self._place.read(snapshot)
         try:
-            with reporting(progress, snapshot.size, "verifying") as report:
+            with reporting(progress, snapshot.size, "verifying", in_bytes=True) as report:
                 return reading.damage(snapshot.parts.values(), one_by_one(report))
         finally:
             reading.close()

@@ -24,7 +24,7 @@ class Work:
         self._todo: deque[Callable[[], object]] = deque()
         self._changed = Condition()
         self._threads = 0  # that take from the queue by themselves
-        self._running = 0  # calls being made
+        self._running = 0  # calls that they are making
         self._error: BaseException | None = None
 
     def submit(self, call: Callable[[], object]) -> None:
@@ -57,7 +57,8 @@ class Work:
                     if self._error is not None:
                         raise self._error
                     return
-                call = self._take()
+                # Not counted: who waits for calls to end must not wait for one that Ctrl-C kept this thread from making.
+                call = self._todo.popleft()
             self._make(call)
 
     def stop(self) -> None:
@@ -73,12 +74,12 @@ class Work:
                 if not self._todo:
                     self._threads -= 1
                     return
-                call = self._take()
+                self._running += 1
+                call = self._todo.popleft()
             self._make(call)
-
-    def _take(self) -> Callable[[], object]:
-        self._running += 1
-        return self._todo.popleft()
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     def _make(self, call: Callable[[], object]) -> None:
         try:
@@ -87,10 +88,6 @@ class Work:
             with self._changed:
                 self._error = self._error or error
                 self._todo.clear()
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
 
 
 class Call:
