@@ -53,31 +53,34 @@ APART = ["tests/backends", "tests/torture"]
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with the long batteries cut short, in two processes. With arguments, pytest with these."""
+    in_two_processes(session, [], {})
+
+
+@nox.session
+def torture(session: nox.Session) -> None:
+    """All tests, with all rounds of the long batteries. With arguments, pytest with these."""
+    in_two_processes(session, ["--timeout=3600"], {"PERDURE_ROUNDS": os.environ.get("PERDURE_ROUNDS", "10")})
+
+
+def in_two_processes(session: nox.Session, options: list[str], settings: dict[str, str]) -> None:
     session.install("-e", ".[dev]")
     if session.posargs:
-        session.run("pytest", *session.posargs)
+        session.run("pytest", *options, *session.posargs, env=settings)
         return
-    environment = os.environ | {"PATH": os.pathsep.join([session.bin, os.environ.get("PATH", os.defpath)])}
+    environment = os.environ | settings | {"PATH": os.pathsep.join([session.bin, os.environ.get("PATH", os.defpath)])}
     python = shutil.which("python", path=session.bin) or sys.executable
     with tempfile.TemporaryFile("w+") as log:
         apart = subprocess.Popen(
-            [python, "-m", "pytest", *APART], cwd=HERE, env=environment, stdout=log, stderr=subprocess.STDOUT
+            [python, "-m", "pytest", *options, *APART], cwd=HERE, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            session.run("pytest", "tests", *[f"--ignore={folder}" for folder in APART])
+            session.run("pytest", *options, "tests", *[f"--ignore={folder}" for folder in APART], env=settings)
         finally:
             failed = apart.wait()
             log.seek(0)
             print(log.read(), flush=True)
     if failed:
         session.error("some of the tests that ran apart have failed; see above")
-
-
-@nox.session
-def torture(session: nox.Session) -> None:
-    """All tests, with all rounds of the long batteries."""
-    session.install("-e", ".[dev]")
-    session.run("pytest", "--timeout=3600", *session.posargs, env={"PERDURE_ROUNDS": os.environ.get("PERDURE_ROUNDS", "10")})
 
 
 @nox.session
