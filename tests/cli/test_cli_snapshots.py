@@ -21,8 +21,8 @@ from blake3 import blake3
 
 from perdure.cli import restoring
 from perdure.cli.pruning import _Agreed
-from perdure.snapshots import KeepLatest, PersistentStateMixin, Snapshot, StateStore, folder
-from perdure.snapshots.bucket import BackendReading
+from perdure.snapshots import KeepLatest, PersistentStateMixin, Snapshot, StateStore, folder_reading
+from perdure.snapshots.bucket_reading import BackendReading
 from perdure.snapshots.cleaning import clean
 from perdure.snapshots.disk import lock_folder, unlock
 from perdure.snapshots.manifest import CHUNK, Component, Part, digest_of, write_manifest
@@ -224,14 +224,14 @@ def test_missing_and_cut_parts_are_told(run, tmp_path) -> None:
 
 def test_a_part_of_somebody_else_does_not_keep_the_others_from_being_verified(run, tmp_path, monkeypatch) -> None:
     a, b = fill("run", 2)
-    original = folder.open_read
+    original = folder_reading.open_read
 
     def refuse(path: str) -> int:  # as root, who may read everything, there is no other way
         if path == str(part_of(a, "model/weights.bin")):
             raise PermissionError(13, "Permission denied", path)
         return original(path)
 
-    monkeypatch.setattr(folder, "open_read", refuse)
+    monkeypatch.setattr(folder_reading, "open_read", refuse)
     told = run("snapshots", "run", "--verify", "--json", code=1).json["snapshots"]
     assert [shown["state"] for shown in told] == ["damaged", "whole"]
     assert told[0]["damage"] == [{"part": "model/weights.bin", "problem": "cannot read (Permission denied)"}]

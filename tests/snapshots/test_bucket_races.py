@@ -20,6 +20,7 @@ import pytest
 from perdure.errors import BackendError, PerdureError, UnavailableError, UnknownOutcomeError
 from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Meta
 from perdure.snapshots import KeepLatest, Snapshot, StateStore, bucket, work
+from perdure.snapshots.bucket_keys import keys_of
 from perdure_backends.memory import MemoryBackend
 
 ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
@@ -299,7 +300,7 @@ def swept_clean(backend: Backend) -> None:
         StateStore(backend)._place.sweep()
     finally:
         bucket.LEASE = lease
-    used = {key for snapshot in StateStore(backend).snapshots() for key in bucket.keys_of(snapshot)}
+    used = {key for snapshot in StateStore(backend).snapshots() for key in keys_of(snapshot)}
     left = [key for key in backend.keys() if not key.startswith("snapshots/") and key not in used]  # noqa: SIM118
     assert not left, f"a sweep left {left}"
 
@@ -308,7 +309,7 @@ def swept_clean(backend: Backend) -> None:
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the calls of each actor have one order."""
     monkeypatch.setattr(work, "AT_ONCE", 1)
-    monkeypatch.setattr(bucket, "TRANSFERS", 1)
+    monkeypatch.setattr(work, "TRANSFERS", 1)
 
 
 def two_savers_and_a_remover_of_their_base(play: Play) -> None:

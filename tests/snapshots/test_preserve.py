@@ -23,7 +23,8 @@ import perdure_backends
 from perdure.errors import PerdureError, UnavailableError
 from perdure.snapshots import KeepLatest, PersistentStateMixin, Snapshot, StateStore
 from perdure.snapshots import store as store_module
-from perdure.snapshots.bucket import BackendPlace, key_of
+from perdure.snapshots.bucket import BackendPlace
+from perdure.snapshots.bucket_keys import key_of
 from perdure.snapshots.folder import FolderPlace
 from perdure.snapshots.manifest import MANIFEST, Component, Part, digest_of, write_manifest
 from perdure.testing.crew import within
@@ -540,6 +541,33 @@ def test_a_save_that_is_interrupted_leaves_no_trace(url: str, way: str, error: t
     job.files.before_saving = nothing
     within(STUCK, "the next save", job.save, 2)
     assert latest(url) == 2
+
+
+@pytest.mark.parametrize("moment", ["before the thread begins", "once it has begun"])
+def test_ctrl_c_while_a_background_save_begins_lets_the_next_one_in(
+    url: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn is given back once: by who was interrupted, or by the thread, whose save is then whole."""
+    job = Job(url)
+    job.save(1)
+    start, began = threading.Thread.start, moment == "once it has begun"
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name != "perdure-save":
+            return start(thread)
+        if began:
+            start(thread)
+        raise KeyboardInterrupt
+
+    job.files.step = 2
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.store.save_async({"step": 2})
+    monkeypatch.undo()
+    within(STUCK, "the next save", job.save, 3)
+    assert [snapshot.metadata["step"] for snapshot in job.store.snapshots()] == [1, *([2] if began else []), 3]
+    assert left(job.store) == []
+    assert not job.store._turn.locked()
 
 
 def test_a_save_that_is_interrupted_while_it_becomes_durable_leaves_no_trace(

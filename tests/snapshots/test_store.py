@@ -271,7 +271,7 @@ def _flip(store: StateStore, snapshot: Snapshot, part: str) -> None:
     """Change one bit of a part, behind the store's back."""
     place = store._place
     if isinstance(place, BackendPlace):
-        from perdure.snapshots.bucket import piece_key
+        from perdure.snapshots.bucket_keys import piece_key
 
         key = piece_key(snapshot, snapshot.parts[part], 0)
         data = bytearray(place.backend.get(key).data)
@@ -288,7 +288,7 @@ def _flip(store: StateStore, snapshot: Snapshot, part: str) -> None:
 def _drop(store: StateStore, snapshot: Snapshot, part: str) -> None:
     place = store._place
     if isinstance(place, BackendPlace):
-        from perdure.snapshots.bucket import piece_key
+        from perdure.snapshots.bucket_keys import piece_key
 
         place.backend.delete(piece_key(snapshot, snapshot.parts[part], 0))
     else:
@@ -750,16 +750,18 @@ def test_progress_is_told_in_bytes(url: str) -> None:
     store.save_state(progress=True)
 
 
-def test_an_interrupt_between_two_calls_does_not_keep_who_clears_away_waiting() -> None:
-    from perdure.snapshots.work import Work
+def test_an_interrupt_between_two_calls_does_not_keep_who_clears_away_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    from perdure.snapshots import work as work_module
 
-    class Interrupted(Work):
+    monkeypatch.setattr(work_module, "AT_ONCE", 1)
+
+    class Interrupted(work_module.Work):
         def _make(self, call: Any) -> None:
             if threading.current_thread() is threading.main_thread():
                 raise KeyboardInterrupt  # as if it struck just before
             super()._make(call)
 
-    work = Interrupted(1)
+    work = Interrupted()
     work.submit(lambda: None)
     with pytest.raises(KeyboardInterrupt):
         work.finish()

@@ -11,7 +11,8 @@ from ledger import ROUNDS
 
 from perdure.errors import IntegrityError
 from perdure.snapshots import StateStore
-from perdure.snapshots.bucket import BackendPlace, piece_key
+from perdure.snapshots.bucket import BackendPlace
+from perdure.snapshots.bucket_keys import piece_key
 
 SIZE = 2 << 30 if ROUNDS > 1 else 80_000_000
 

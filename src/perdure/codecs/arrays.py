@@ -28,7 +28,7 @@ def encoder_of(kind: type) -> Encoder | None:
 
 
 def _encode_array(value: Any, pack: Pack) -> Ext:
-    spec = _spec(value.dtype)
+    spec = spec_of(value.dtype)
     if value.flags.c_contiguous or not value.flags.f_contiguous:
         order, flat = "C", np.ascontiguousarray(value)
     else:
@@ -44,12 +44,12 @@ def _encode_array(value: Any, pack: Pack) -> Ext:
 
 def decode_array(data: bytes, unpack: Unpack) -> Any:
     spec, shape, order, flat = unpack(data)
-    return _array(_dtype(spec), shape, order, flat)
+    return _array(dtype_of(spec), shape, order, flat)
 
 
 def decode_array_in_tail(data: bytes, unpack: Unpack) -> Any:
     spec, shape, order = unpack(data)
-    dtype = _dtype(spec)
+    dtype = dtype_of(spec)
     if unpack.tail is None:
         raise CodecError("an array is missing after the body")
     _check_shape(shape)
@@ -80,7 +80,7 @@ def _encode_scalar(value: Any, pack: Pack) -> Ext:
         return Ext(NUMPY_SCALAR, pack(["U", str.__getitem__(value, slice(None))]))
     if isinstance(value, np.bytes_):
         return Ext(NUMPY_SCALAR, pack(["S", bytes.__getitem__(value, slice(None))]))
-    return Ext(NUMPY_SCALAR, pack([_spec(value.dtype), value.tobytes()]))
+    return Ext(NUMPY_SCALAR, pack([spec_of(value.dtype), value.tobytes()]))
 
 
 def decode_scalar(data: bytes, unpack: Unpack) -> Any:
@@ -89,23 +89,23 @@ def decode_scalar(data: bytes, unpack: Unpack) -> Any:
         return np.str_(content)
     if spec == "S" and type(content) is bytes:
         return np.bytes_(content)
-    return _array(_dtype(spec), [], "C", content)[()]
+    return _array(dtype_of(spec), [], "C", content)[()]
 
 
 # A type is spelled as text ("<f8"), as [type, shape] for an array inside of a structure, or as a dict for a structure.
 
 
-def _spec(dtype: Any) -> Any:
-    spec = _spec_of(dtype)
-    if dtype.itemsize == 0 or _dtype(spec) != dtype:
+def spec_of(dtype: Any) -> Any:
+    spec = _any_spec(dtype)
+    if dtype.itemsize == 0 or dtype_of(spec) != dtype:
         raise TypeError(f"its dtype {dtype} cannot be spelled exactly")
     return spec
 
 
-def _spec_of(dtype: Any) -> Any:
+def _any_spec(dtype: Any) -> Any:
     if dtype.subdtype:
         base, shape = dtype.subdtype
-        return [_spec_of(base), list(shape)]
+        return [_any_spec(base), list(shape)]
     if dtype.names is None:
         if not _simple(dtype.str) or dtype.hasobject:
             raise TypeError(f"its dtype {dtype} holds Python objects or has no fixed size")
@@ -113,7 +113,7 @@ def _spec_of(dtype: Any) -> Any:
     fields = [dtype.fields[name] for name in dtype.names]
     return {
         "names": list(dtype.names),
-        "formats": [_spec_of(field[0]) for field in fields],
+        "formats": [_any_spec(field[0]) for field in fields],
         "offsets": [field[1] for field in fields],
         "titles": [field[2] if len(field) > 2 else None for field in fields],
         "itemsize": dtype.itemsize,
@@ -121,23 +121,23 @@ def _spec_of(dtype: Any) -> Any:
     }
 
 
-def _dtype(spec: Any) -> Any:
-    dtype = _dtype_of(spec)
+def dtype_of(spec: Any) -> Any:
+    dtype = _any_dtype(spec)
     if dtype.hasobject or dtype.itemsize == 0:
         raise CodecError("an array is of a type that perdure never writes")
     return dtype
 
 
-def _dtype_of(spec: Any) -> Any:
+def _any_dtype(spec: Any) -> Any:
     if type(spec) is str and _simple(spec):
         return np.dtype(spec)
     if type(spec) is list:
         base, shape = spec
         _check_shape(shape)
-        return np.dtype((_dtype_of(base), tuple(shape)))
+        return np.dtype((_any_dtype(base), tuple(shape)))
     if type(spec) is dict:
         layout: Any = {key: spec[key] for key in ("names", "offsets", "itemsize")}
-        layout["formats"] = [_dtype_of(inner) for inner in spec["formats"]]
+        layout["formats"] = [_any_dtype(inner) for inner in spec["formats"]]
         if any(title is not None for title in spec["titles"]):
             layout["titles"] = spec["titles"]
         return np.dtype(layout, align=bool(spec["aligned"]))

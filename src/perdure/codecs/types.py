@@ -289,6 +289,11 @@ def register_type(
     return cls
 
 
+def registered_types() -> list[type]:
+    """The classes that `register_type` was told of."""
+    return [cls for cls, _ in list(_classes.values())]
+
+
 def _decode_registered(data: bytes, unpack: Unpack) -> Any:
     name, state = unpack(data)
     if name not in _classes:

@@ -115,9 +115,9 @@ class ArrayWriter:
 def _spell_exactly(dtype: Any) -> Any:
     if dtype.metadata is not None:
         raise TypeError("metadata cannot be spelled")
-    from ..codecs.arrays import _spec
+    from ..codecs.arrays import spec_of
 
-    return _spec(dtype)
+    return spec_of(dtype)
 
 
 def _reduce_dtype(value: Any) -> Any:
@@ -212,9 +212,9 @@ def _dtype_of(spec: Any) -> Any:
 
 def _any_dtype(spec: Any) -> Any:
     # Imported here, as it imports numpy.
-    from ..codecs.arrays import _dtype
+    from ..codecs.arrays import dtype_of
 
-    return _dtype(spec)
+    return dtype_of(spec)
 
 
 _usual_dtype = lru_cache(100)(_any_dtype)

@@ -27,16 +27,12 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
 
 from ..errors import (
     BackendError,
     CodecError,
-    IntegrityError,
     NotFoundError,
     PerdureError,
     PreconditionError,
@@ -45,21 +41,12 @@ from ..errors import (
 )
 from ..protocol import ABSENT, Backend, ETag
 from .bucket_draft import BackendDraft
-from .disk import explain, memory_for, open_again, open_new, write_at
-from .manifest import CHUNK, MAX_SEQUENCE, Broken, Part, Snapshot, digest_of, read_manifest, write_manifest
-from .place import Report, damaged
-from .scratch import Scratch
-from .work import Call, Work
+from .bucket_keys import DRAFTS, MANIFESTS, PARTS, SWEEPS, key_of, keys_of, number_in
+from .bucket_reading import BackendReading
+from .manifest import MAX_SEQUENCE, Broken, Snapshot, read_manifest, write_manifest
 
-MANIFESTS: Final = "snapshots/"
-PARTS: Final = "parts/"
-DRAFTS: Final = "drafts/"
-SWEEPS: Final = "sweeps/"
 LEASE = 3600.0
 """Seconds after which a draft that was not renewed belongs to the dead."""
-
-TRANSFERS: Final = 8
-"""Pieces on their way at once; so much memory is used besides, times `CHUNK`."""
 
 _BATCH = 1000
 _LISTS = "perdure snapshots lists those there are."
@@ -90,12 +77,12 @@ class BackendPlace:
         return f"<BackendPlace {self.place}>"
 
     def entries(self) -> list[Snapshot | Broken]:
-        found = [entry for _, entry in sorted(self._listed().items(), key=lambda item: _number(item[0]))]
+        found = [entry for _, entry in sorted(self._listed().items(), key=lambda item: number_in(item[0]))]
         return [e for e in found if isinstance(e, Broken)] + [e for e in found if isinstance(e, Snapshot)]
 
     def _listed(self) -> dict[str, Snapshot | Broken]:
         """All manifests by their key. Each is fetched once, as they never change."""
-        metas = {meta.key: meta.etag for meta in self.backend.scan(MANIFESTS) if _number(meta.key)}
+        metas = {meta.key: meta.etag for meta in self.backend.scan(MANIFESTS) if number_in(meta.key)}
         self._manifests = {key: known for key, known in self._manifests.items() if metas.get(key) == known[0]}
         for key, blob in self.backend.get_many([key for key in metas if key not in self._manifests]).items():
             self._manifests[key] = blob.etag, self._parse(key, blob.data)
@@ -103,7 +90,7 @@ class BackendPlace:
 
     def _parse(self, key: str, data: bytes) -> Snapshot | Broken:
         try:
-            return dataclasses.replace(read_manifest(data, key, self.place), sequence=_number(key))
+            return dataclasses.replace(read_manifest(data, key, self.place), sequence=number_in(key))
         except CodecError as error:
             return Broken(key, error)
 
@@ -153,14 +140,14 @@ class BackendPlace:
         entries = self._listed()
         names = {entry.name for entry in entries.values()}
         name, stem, suffix, again = snapshot.name, *os.path.splitext(snapshot.name), 1
-        sequence = max(map(_number, entries), default=0)
+        sequence = max(map(number_in, entries), default=0)
         while True:
             while name in names:
                 again += 1
                 name = f"{stem}~{again}{suffix}"
             sequence += 1
             if sequence >= MAX_SEQUENCE:
-                hint = f"Somebody put {max(entries, key=_number)}: remove it."
+                hint = f"Somebody put {max(entries, key=number_in)}: remove it."
                 raise BackendError("there is no higher number for a snapshot", place=self.place, hint=hint)
             snapshot = dataclasses.replace(snapshot, sequence=sequence, name=name, place=self.place)
             try:
@@ -269,134 +256,3 @@ class BackendPlace:
 
     def close(self) -> None:
         self.backend.close()
-
-
-class BackendReading:
-    """One snapshot. Nobody can be kept from removing it; what is missing then is an error like damage."""
-
-    def __init__(self, place: BackendPlace, snapshot: Snapshot) -> None:
-        self._place = place
-        self._snapshot = snapshot
-        self._scratch = Scratch()
-        self._compared: set[str] = set()
-
-    def fetch(self, parts: Iterable[Part], report: Report) -> dict[str, memoryview]:
-        wanted = list(parts)
-        try:
-            memory = {part.name: memory_for(part.size) for part in wanted}
-        except MemoryError as error:
-            size = sum(part.size for part in wanted)
-            problem = f"the parts to restore have {size:,} bytes, which this machine's memory cannot hold"
-            raise CodecError(problem, key=self._snapshot.name, place=self._place.place, hint="Use a larger one.") from error
-
-        def take(part: Part, start: int, data: bytes) -> None:
-            memory[part.name][start : start + len(data)] = data
-
-        for damage in self._compare(wanted, report, take):
-            raise damage
-        return memory
-
-    def fetch_files(self, parts: Iterable[Part], report: Report) -> Path:
-        wanted = list(parts)
-        folder = self._scratch.path
-        try:
-            for part in wanted:
-                path = self._file(part)
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                os.close(open_new(path))
-        except OSError as error:
-            raise explain(error, f"file:{folder}", "write", self._snapshot.name) from error
-        for damage in self._compare(wanted, report, self._write):
-            raise damage
-        return folder
-
-    def _file(self, part: Part) -> str:
-        return os.path.join(self._scratch.path, *part.name.split("/"))
-
-    def _write(self, part: Part, start: int, data: bytes) -> None:
-        try:
-            fd = open_again(self._file(part))
-            try:
-                write_at(fd, [data], start)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise explain(error, f"file:{self._scratch.path}", "write", part.name) from error
-
-    def damage(self, parts: Iterable[Part], report: Report) -> list[IntegrityError]:
-        return self._compare(list(parts), report, lambda *_: None)
-
-    def _compare(self, parts: list[Part], report: Report, take: Callable[[Part, int, bytes], None]) -> list[IntegrityError]:
-        """Fetch all pieces of all parts, several at once, compare each with its digest, and hand it on."""
-        errors: dict[str, IntegrityError] = {}
-        work = Work(TRANSFERS)
-        try:
-            for part in parts:
-                for number in range(len(part.chunks)):
-                    work.submit(Call(self._fetch_chunk, part, number, take, errors, report))
-            work.finish()
-        finally:
-            work.stop()
-        if not errors:
-            self._know(parts)
-        return [errors[part.name] for part in parts if part.name in errors]
-
-    def _fetch_chunk(
-        self,
-        part: Part,
-        number: int,
-        take: Callable[[Part, int, bytes], None],
-        errors: dict[str, IntegrityError],
-        report: Report,
-    ) -> None:
-        start = number * CHUNK
-        size = min(CHUNK, part.size - start)
-        if not size:
-            return
-        try:
-            data = self._place.backend.get(piece_key(self._snapshot, part, number)).data
-        except NotFoundError:
-            errors[part.name] = damaged(self._snapshot, part, "the part is missing")
-            return
-        except CodecError as error:
-            errors[part.name] = damaged(self._snapshot, part, f"the part is damaged: {error.problem}")
-            return
-        if len(data) != size or digest_of(data) != part.chunks[number]:
-            errors[part.name] = damaged(self._snapshot, part, "the part is damaged: its bytes are not those that were saved")
-            return
-        take(part, start, data)
-        report(size)
-
-    def _know(self, parts: list[Part]) -> None:
-        self._compared.update(part.name for part in parts)
-        if self._compared >= self._snapshot.parts.keys():
-            self._place.base = self._snapshot
-            self._place.whole.add(self._snapshot.id)
-
-    def close(self) -> None:
-        self._scratch.close()
-
-
-def _number(key: str) -> int:
-    """The number in a manifest's key; 0 for a key of something else."""
-    found = re.fullmatch(rf"{MANIFESTS}(\d{{10,15}})", key)
-    return int(found[1]) if found else 0
-
-
-def key_of(sequence: int) -> str:
-    """Where a manifest is."""
-    return f"{MANIFESTS}{sequence:010d}"
-
-
-def piece_key(snapshot: Snapshot, part: Part, number: int) -> str:
-    """Where a piece of a part is."""
-    home = part.homes[number] if part.homes else snapshot.id
-    return f"{PARTS}{home}/{part.chunks[number]}"
-
-
-def keys_of(snapshot: Snapshot) -> Iterable[str]:
-    """Where all its pieces are."""
-    for part in snapshot.parts.values():
-        for number in range(len(part.chunks)):
-            if part.size:
-                yield piece_key(snapshot, part, number)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import PerdureError, PreconditionError, UnavailableError, UnknownOutcomeError
 from ..protocol import ETag
+from .bucket_keys import DRAFTS, PARTS
 from .disk import explain, open_read, read_into
 from .manifest import CHUNK, Part, Snapshot, digest_of
 from .place import Report, cut, digest_of_views
@@ -40,13 +41,11 @@ class BackendDraft:
     """
 
     def __init__(self, place: BackendPlace, *, isolate: bool) -> None:
-        from .bucket import TRANSFERS
-
         self.id = os.urandom(16).hex()
         self._place = place
         self._isolate = isolate
         self._copying = Work()
-        self._sending = Work(TRANSFERS)
+        self._sending = Work(transfers=True)
         self._room = _Room(STAGED)
         self._lock = Lock()
         self._parts: dict[str, Part] = {}
@@ -65,8 +64,6 @@ class BackendDraft:
 
     def announce(self, base: Snapshot | None) -> None:
         """Write down that this is being saved, before anything else is done."""
-        from .bucket import DRAFTS
-
         self._key = f"{DRAFTS}{self.id}"
         self._content = json.dumps({"base": base.id if base else None, "begun": time.time()}).encode()
         self._etag = self._place.backend.put(self._key, self._content)
@@ -142,8 +139,6 @@ class BackendDraft:
         ]
 
     def merge(self, draft: str, parts: Sequence[Part]) -> None:
-        from .bucket import DRAFTS
-
         self._merged.append(f"{DRAFTS}{draft}")
         self._parts |= {part.name: part for part in parts}
 
@@ -179,8 +174,6 @@ class BackendDraft:
             self._scratch.close()
 
     def _piece_key(self, digest: str) -> str:
-        from .bucket import PARTS
-
         return f"{PARTS}{self.id}/{digest}"
 
     # What the threads do.

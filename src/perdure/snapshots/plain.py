@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
 from ..codecs.protocol import Buffer
-from ..codecs.types import REGISTERED, _classes, decoders, encoder_of
+from ..codecs.types import REGISTERED, decoders, encoder_of, registered_types
 from ..errors import CodecError, IntegrityError
 
 __all__ = ["HARMLESS", "Reducer", "reducers"]
@@ -29,7 +29,7 @@ Reducer: TypeAlias = Callable[[Any], Any]
 def reducers() -> dict[type, Reducer]:
     """How values are reduced to these calls, by their exact type; with the classes registered by `perdure.register_type`."""
     table = dict(_REDUCERS)
-    for cls, _ in list(_classes.values()):
+    for cls in registered_types():
         table[cls] = _reduce_registered
     zoneinfo = sys.modules.get("zoneinfo")
     if zoneinfo is not None:

@@ -79,5 +79,47 @@ class Saving:
         return f"<Saving {state}>"
 
 
+class Rest:
+    """What remains of a save, done by its thread, or undone by who was interrupted before that had begun; never both.
+
+    Args:
+        complete: Does it.
+        abandon: Undoes what came before it.
+        release: Lets the next save begin; called once, whatever happens.
+    """
+
+    def __init__(self, complete: Callable[[], Path], abandon: Callable[[], None], release: Callable[[], None]) -> None:
+        self._todo = [complete]  # whoever takes it out does it: `pop` is atomic
+        self._abandon = abandon
+        self._release = release
+
+    def __call__(self) -> Path:
+        """Do it.
+
+        Raises:
+            UnavailableError: It was undone.
+            PerdureError: As `StateStore.save_state`.
+        """
+        try:
+            complete = self._todo.pop()
+        except IndexError:
+            raise UnavailableError("this save was interrupted before it began", hint="Save again.") from None
+        try:
+            return complete()
+        finally:
+            self._release()
+
+    def cancel(self) -> None:
+        """Undo what came before, unless the rest has begun: then it goes on."""
+        try:
+            self._todo.pop()
+        except IndexError:
+            return
+        try:
+            self._abandon()
+        finally:
+            self._release()
+
+
 class SavingTimeoutError(UnavailableError, TimeoutError):
     """A background save takes longer than its caller wanted to wait."""

@@ -18,7 +18,7 @@ from .components import Registered, Value, adapt, spell_names
 from .loading import Loading
 from .manifest import Snapshot, check_component_name, check_metadata, is_bad_name
 from .place import Draft, open_place
-from .saving import Saving
+from .saving import Rest, Saving
 from .taking import Taking
 from .upkeep import Upkeep
 
@@ -192,7 +192,8 @@ class StateStore(Upkeep):
         """
         with self._alone():
             self.wait()
-            return self._begin(metadata, isolate=False, progress=progress)()
+            _, complete = self._begin(metadata, isolate=False, progress=progress)
+            return complete()
 
     def save_async(self, metadata: Mapping[str, Any] | None = None) -> Saving:
         """Save all registered objects, and return as soon as they may change; the rest happens in a thread.
@@ -210,13 +211,18 @@ class StateStore(Upkeep):
             Exception: As `save_state`. A save that is under way is waited for first: there are never two.
         """
         turn = self._take_turn()
+        rest = None
         try:
             self.wait()
-            rest = self._begin(metadata, isolate=True)
-            self._saving = Saving(_Releasing(rest, turn))
+            draft, complete = self._begin(metadata, isolate=True)
+            rest = Rest(complete, draft.abandon, turn.release)
+            self._saving = Saving(rest)
             return self._saving
         except BaseException:
-            turn.release()
+            if rest is None:
+                turn.release()
+            else:
+                rest.cancel()
             raise
 
     def wait(self) -> None:
@@ -249,14 +255,16 @@ class StateStore(Upkeep):
         turn.acquire()
         return turn
 
-    def _begin(self, metadata: Mapping[str, Any] | None, *, isolate: bool, progress: Progress = False) -> Callable[[], Path]:
-        """Take what has to be taken from the objects, and return what does the rest."""
+    def _begin(
+        self, metadata: Mapping[str, Any] | None, *, isolate: bool, progress: Progress = False
+    ) -> tuple[Draft, Callable[[], Path]]:
+        """Take what has to be taken from the objects, and return what was begun and what does the rest."""
         taking = Taking(self._place, self._components, self._ranks, trusted=self.trusted)
         name, saved = self._snapshot_name(), datetime.now(UTC)
         if not self._swept:
             self._sweep()
         draft, snapshot = taking.begin(name, saved, metadata, isolate=isolate)
-        return lambda: self._complete(taking, draft, snapshot, progress)
+        return draft, lambda: self._complete(taking, draft, snapshot, progress)
 
     def _complete(self, taking: Taking, draft: Draft, snapshot: Snapshot, progress: Progress) -> Path:
         snapshot = taking.complete(draft, snapshot, progress)
@@ -441,17 +449,3 @@ class StateStore(Upkeep):
 
     def __repr__(self) -> str:
         return f"<StateStore {self._place.place}: {spell_names(self._components)}>"
-
-
-class _Releasing:
-    """The rest of a save, after which the next one may begin."""
-
-    def __init__(self, rest: Callable[[], Path], turn: Lock) -> None:
-        self._rest = rest
-        self._turn = turn
-
-    def __call__(self) -> Path:
-        try:
-            return self._rest()
-        finally:
-            self._turn.release()

@@ -11,16 +11,20 @@ from typing import Any
 AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 """For work that computes or copies; more threads than processors gain nothing there."""
 
+TRANSFERS = 8
+"""Pieces on their way at once; so much memory is used besides, times `CHUNK`."""
+
 
 class Work:
     """Calls that threads take from a queue. The threads live as long as there is something to do.
 
     Args:
-        threads: How many at once, by default `AT_ONCE`. The thread that waits in `finish` is one of them.
+        transfers: Whether the calls wait for a place most of the time, so that `TRANSFERS` are made at once and not `AT_ONCE`.
+            The thread that waits in `finish` makes one of them.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self._limit = (threads or AT_ONCE) - 1
+    def __init__(self, *, transfers: bool = False) -> None:
+        self._limit = (TRANSFERS if transfers else AT_ONCE) - 1
         self._todo: deque[Callable[[], object]] = deque()
         self._changed = Condition()
         self._threads = 0  # that take from the queue by themselves

@@ -3,67 +3,38 @@
 from __future__ import annotations
 
 import platform
-import sys
-import time
 from typing import Any
 
-from ..output import bar_on, console, duration, plural, size, styled
+from ..output import duration, plural, size
 from .crew import Event
 from .job import SUMS, Job
+from .story import Story
 
 
-class Report:
-    """Prints what happens, on a terminal with a bar below it.
+class Report(Story):
+    """The words of the demo that counts.
 
     Args:
         quiet: Print nothing, only remember.
         threads: Workers are threads, not processes.
-
-    Attributes:
-        story: All events but progress, each with the seconds since the start.
     """
 
     def __init__(self, *, quiet: bool, threads: bool) -> None:
-        self._quiet = quiet
+        super().__init__("counting", quiet=quiet)
         self._threads = threads
-        self._console = console()
-        self._began = time.monotonic()
         self._done = 0
         self._of = 0
-        self.story: list[Event] = []
-        visible = not quiet and sys.stdout.isatty()
-        self._bar = bar_on(self._console) if visible else None
-        self._task = self._bar.add_task("counting", total=None) if self._bar else None
-
-    def __enter__(self) -> Report:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print a line without time."""
-        if not self._quiet:
-            styled(self._console, *parts)
 
     def tell(self, event: Event) -> None:
         """Take note of an event, and print it."""
         if event["event"] == "progress":
             self._done = max(self._done, event["done"])
-            if self._bar and self._task is not None:
-                self._bar.update(self._task, completed=self._done)
+            self._advance(completed=self._done)
             return
-        seconds = round(time.monotonic() - self._began, 2)
-        self.story.append({"seconds": seconds, **event})
         self._of = event.get("of", self._of)
         self._done = event.get("done", self._done)
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, total=self._of, completed=self._done)
-        for number, line in enumerate(self._lines(event)):
-            self.say((f"{seconds:6.1f} s  " if not number else " " * 10, "dim"), *line)
+        self._advance(total=self._of, completed=self._done)
+        self._note(event)
 
     def _lines(self, event: Event) -> list[list[str | tuple[str, str]]]:
         kind, strong = event["event"], "bold"

@@ -13,7 +13,7 @@ from blake3 import blake3
 from ....errors import SnapshotNotFoundError, UsageError
 from ....registry import open_backend
 from ....snapshots import Snapshot, StateStore
-from ....snapshots.bucket import DRAFTS, MANIFESTS, PARTS, SWEEPS
+from ....snapshots.bucket_keys import DRAFTS, MANIFESTS, PARTS, SWEEPS
 from ....snapshots.folder import OWN
 from ....snapshots.place import open_place
 

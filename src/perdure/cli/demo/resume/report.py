@@ -3,64 +3,40 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
-from ...output import bar_on, console, duration, plural, size, styled
+from ...output import duration, plural, size
 from ...sparkline import sparkline
 from ..crew import Event
+from ..story import Story
 
 _DIGITS = 16  # of a digest, for people
 
 
-class Report:
-    """Prints what happens, on a terminal with a bar below it.
+class Report(Story):
+    """The words of the demo that trains.
 
     Args:
         quiet: Print nothing, only remember.
         steps: How many steps a training has.
 
     Attributes:
-        story: All events but single steps, each with the seconds since the start.
         last: The last step that was told of, with loss and accuracy.
     """
 
     def __init__(self, *, quiet: bool, steps: int) -> None:
-        self._quiet = quiet
-        self._console = console()
-        self._began = time.monotonic()
+        super().__init__("training", quiet=quiet, of=steps)
         self._steps = steps
-        self.story: list[Event] = []
         self.last: Event = {}
-        self._bar = bar_on(self._console) if not quiet and sys.stdout.isatty() else None
-        self._task = self._bar.add_task("training", total=steps) if self._bar else None
-
-    def __enter__(self) -> Report:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print a line without time."""
-        if not self._quiet:
-            styled(self._console, *parts)
 
     def tell(self, event: Event) -> None:
-        """Take note of an event, and print it."""
+        """Take note of an event, and print it, unless it is a single step."""
         if event["event"] == "step":
             self.last = event
-        if self._bar and self._task is not None and "step" in event:
-            self._bar.update(self._task, completed=event["step"])
-        if event["event"] in ("step", "saving"):
-            return
-        seconds = round(time.monotonic() - self._began, 2)
-        self.story.append({"seconds": seconds, **event})
-        for number, line in enumerate(self._lines(event)):
-            self.say((f"{seconds:6.1f} s  " if not number else " " * 10, "dim"), *line)
+        if "step" in event:
+            self._advance(completed=event["step"])
+        if event["event"] not in ("step", "saving"):
+            self._note(event)
 
     def _lines(self, event: Event) -> list[list[str | tuple[str, str]]]:
         kind, strong = event["event"], "bold"
