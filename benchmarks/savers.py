@@ -82,6 +82,8 @@ def for_arrays(arrays: Mapping[str, Any], stack: ExitStack, notes: list[str]) ->
         peers["torch.save, torch.load"] = Saver(
             lambda folder: torch.save(tensors, f"{folder}/state.pt"), lambda folder: torch.load(f"{folder}/state.pt")
         )
+        if (dcp := contestants.optional("torch.distributed.checkpoint", notes)) is not None:
+            peers["torch.distributed.checkpoint"] = _distributed(torch, dcp, tensors, notes)
     if (safetensors := contestants.optional("safetensors.numpy", notes, "safetensors")) is not None:
         peers["safetensors"] = Saver(
             lambda folder: safetensors.save_file(arrays, f"{folder}/state.safetensors"),
@@ -96,3 +98,14 @@ def for_arrays(arrays: Mapping[str, Any], stack: ExitStack, notes: list[str]) ->
             saver.wait_until_finished,
         )
     return peers
+
+
+def _distributed(torch: Any, dcp: Any, tensors: Mapping[str, Any], notes: list[str]) -> Saver:
+    notes.append("torch.distributed.checkpoint: in one process, without a process group")
+
+    def load(folder: str) -> Mapping[str, Any]:
+        state = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+        return state
+
+    return Saver(lambda folder: dcp.save(tensors, checkpoint_id=folder, no_dist=True), load)

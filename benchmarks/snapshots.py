@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import perdure
 from perdure.snapshots import Saving
-from perdure.snapshots.manifest import MANIFEST
+from perdure.snapshots.names import MANIFEST
 
 from . import contestants, s3_requests, savers
 from .floors import Digested, write_folder

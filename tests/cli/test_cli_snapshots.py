@@ -20,12 +20,13 @@ import pytest
 from blake3 import blake3
 
 from perdure.cli import restoring
-from perdure.cli.pruning import _Agreed
+from perdure.cli.pruning import _Agreed, _remove_broken
+from perdure.errors import BackendError, CodecError, IntegrityError, SnapshotNotFoundError
 from perdure.snapshots import KeepLatest, PersistentStateMixin, Snapshot, StateStore, folder_reading
 from perdure.snapshots.bucket_reading import BackendReading
 from perdure.snapshots.cleaning import clean
 from perdure.snapshots.disk import lock_folder, unlock
-from perdure.snapshots.manifest import CHUNK, Component, Part, digest_of, write_manifest
+from perdure.snapshots.manifest import CHUNK, Broken, Component, Part, digest_of, write_manifest
 from perdure.snapshots.place import Place, open_place
 from perdure.testing import servers
 
@@ -92,6 +93,25 @@ def damage(url: str, snapshot: Snapshot, part: str = "model/weights.bin") -> Non
         data = bytearray(place.backend.get(key).data)  # type: ignore[attr-defined]
         data[0] ^= 1
         place.backend.put(key, bytes(data))  # type: ignore[attr-defined]
+
+
+def damage_manifest(url: str, snapshot: Snapshot, data: bytes | None = None) -> str:
+    """Change a byte of a manifest, or all of it, and tell how the place calls it now."""
+    if snapshot.path is not None:
+        path = snapshot.path / "manifest.json"
+        path.write_bytes(path.read_bytes().replace(b'"step"', b'"stop"') if data is None else data)
+        return snapshot.name
+    key = f"snapshots/{snapshot.sequence:010d}"
+    with opened(url) as place:
+        backend = place.backend  # type: ignore[attr-defined]
+        backend.put(key, backend.get(key).data.replace(b'"step"', b'"stop"') if data is None else data)
+    return key
+
+
+def make_newer(url: str, snapshot: Snapshot) -> str:
+    """Let a manifest say that a later version wrote it."""
+    body, _, _ = write_manifest(snapshot).replace(b"perdure snapshot 1", b"perdure snapshot 2").rpartition(b',\n "seal"')
+    return damage_manifest(url, snapshot, body + b',\n "seal": "%s"\n}\n' % blake3(body).hexdigest().encode())
 
 
 class opened:  # noqa: N801 - used like the function
@@ -164,7 +184,15 @@ def test_what_is_no_snapshot_is_not_listed_and_what_is_broken_is_named(run, tmp_
     assert len(told["snapshots"]) == 1
     assert [(entry["name"], entry["damaged"]) for entry in told["broken"]] == [("torn.state", True)]
     assert run("snapshots", "run").out.splitlines()[-1] == "broken  torn.state: the manifest is damaged or foreign"
-    run("snapshots", "run", "--verify", code=1)
+    assert "prune URL --broken removes" in run("snapshots", "run", "--verify", code=1).err
+
+
+def test_what_is_of_a_newer_format_is_not_called_removable(run, where) -> None:
+    saved = fill(where, 2)
+    make_newer(where, saved[1])
+    answer = run("snapshots", where)
+    assert answer.out.splitlines()[-1].startswith("unknown ")
+    assert "--broken" not in answer.err
 
 
 def test_whole_snapshots_are_verified(run, where, saved) -> None:
@@ -367,14 +395,30 @@ def test_a_listing_of_default_names_fits_80_columns(terminal, tmp_path) -> None:
 
 
 def test_numbers_are_drawn_on_a_terminal(terminal, tmp_path) -> None:
-    total = sum(snapshot.size for snapshot in fill(f"file:{tmp_path}/run", 12))
+    saved = fill(f"file:{tmp_path}/run", 12)
+    total = sum(snapshot.size for snapshot in saved)
     drawn = {line.split()[0]: line for line in terminal("snapshots", "run")[13:] if line}
     assert re.fullmatch(r"loss  █▄\S{10}  0\.08333 \.\. 1", drawn["loss"])
     assert re.fullmatch(r"size  ▄{12}  6\.\d kB", drawn["size"])
-    assert drawn["12"] == f"12 snapshots, {total / 1000:.1f} kB"
+    once = f"{(total - 11 * 5000) / 1000:.1f} kB"
+    assert drawn["12"] == f"12 snapshots, {total / 1000:.1f} kB in all, {once} with equal parts counted once"
     drawn = {line.split()[0]: line for line in terminal("snapshots", "run", "--metric", "step")[13:] if line}
     assert drawn["step"].endswith("█  100 .. 1200")
     assert "loss" not in drawn
+
+
+def test_what_nothing_shares_is_counted_once_anyway(terminal, tmp_path) -> None:
+    (snapshot,) = fill(f"file:{tmp_path}/run", 1)
+    assert terminal("snapshots", "run")[-2] == f"1 snapshot, {snapshot.size / 1000:.1f} kB"
+
+
+def test_pieces_of_a_bucket_are_counted_once_however_many_share_them(terminal, tmp_path) -> None:
+    url = f"sqlite:{tmp_path}/run.db?sync=normal"
+    total = sum(snapshot.size for snapshot in fill(url, 3))
+    shown = terminal("snapshots", url)[-2]
+    assert (
+        shown == f"3 snapshots, {total / 1000:.1f} kB in all, {stored_bytes(url) / 1000:.1f} kB with equal parts counted once"
+    )
 
 
 def test_nothing_is_drawn_in_a_pipe(run, tmp_path) -> None:
@@ -384,7 +428,7 @@ def test_nothing_is_drawn_in_a_pipe(run, tmp_path) -> None:
 
 def test_a_metric_that_no_snapshot_has_is_wrong_usage(run, tmp_path) -> None:
     fill("run", 2)
-    assert "There are: 'step', 'loss'." in run("snapshots", "run", "--metric", "los", code=2).err
+    assert "Did you mean 'loss'? There are: 'loss', 'step'." in run("snapshots", "run", "--metric", "los", code=2).err
     run("snapshots", "run", "--metric", "note", code=2)
 
 
@@ -419,6 +463,26 @@ def test_a_number_that_is_also_a_name_has_to_be_made_plain(run, tmp_path) -> Non
     assert "2 can mean '2', 'second'" in answer.err
     assert run("restore", "run", "out", "--snapshot", "./2", "--json").json["snapshot"]["sequence"] == 1
     assert run("restore", "run", "out2", "--snapshot", "second", "--json").json["snapshot"]["sequence"] == 2
+
+
+def test_a_number_may_be_that_of_a_damaged_manifest(run, where, saved) -> None:
+    names = [damage_manifest(where, saved[number]) for number in (1, 2)]
+    answer = run("restore", where, "out", "--snapshot", "2", code=1)
+    if saved[1].path is None:  # there the key tells the number
+        assert "the manifest is damaged" in answer.err
+        assert names[0] in answer.err
+    else:
+        assert "there is no snapshot of this number" in answer.err
+        assert f"It may be one of those whose manifest is damaged: {', '.join(names)}." in answer.err
+    assert "It may be one of those whose manifest is damaged" in run("diff", where, "7", "1", code=1).err
+    assert not Path("out").exists()
+
+
+def test_a_number_may_be_that_of_a_newer_format(run, tmp_path) -> None:
+    saved = fill("run", 2)
+    make_newer("run", saved[1])
+    answer = run("restore", "run", "out", "--snapshot", "2", code=1)
+    assert f"It may be one of those whose manifest cannot be read here: {saved[1].name}." in answer.err
 
 
 # ------------------------------------------------------------------------------------------------------------------ restore
@@ -512,18 +576,24 @@ def test_one_that_was_asked_for_is_not_replaced_by_another(run, where, saved) ->
 def test_of_nothing_whole_nothing_is_restored(run, where) -> None:
     (snapshot,) = fill(where, 1)
     damage(where, snapshot)
-    assert "none of 1 snapshot is whole" in run("restore", where, "out", code=1).err
+    err = run("restore", where, "out", code=1).err
+    assert "the only snapshot here is not whole. perdure snapshots --verify says what is wrong with it." in re.sub(
+        r"\S+ -m perdure", "perdure", err
+    )
+    for other in fill(where, 1)[1:]:
+        damage(where, other)
+    assert "none of the 2 snapshots here is whole" in run("restore", where, "out", code=1).err
     with opened(where) as place:
-        place.remove(snapshot)
+        for one in place.entries():
+            assert isinstance(one, Snapshot)
+            place.remove(one)
     assert "there are no snapshots here" in run("restore", where, "out", code=1).err
     assert not Path("out").exists()
 
 
 def test_an_older_one_does_not_stand_for_one_of_a_newer_format(run, tmp_path) -> None:
     saved = fill("run", 2)
-    path = part_of(saved[1], "manifest.json")
-    body, _, _ = path.read_bytes().replace(b"perdure snapshot 1", b"perdure snapshot 2").rpartition(b',\n "seal"')
-    path.write_bytes(body + b',\n "seal": "%s"\n}\n' % blake3(body).hexdigest().encode())
+    make_newer("run", saved[1])
     answer = run("restore", "run", "out", code=1)
     assert "Upgrade perdure." in answer.err
     assert not Path("out").exists()
@@ -549,7 +619,8 @@ def test_nothing_is_overwritten(run, where, saved, tmp_path) -> None:
     Path("full/mine").write_text("mine")
     assert "this folder is not empty" in run("restore", where, "full", code=1).err
     Path("file").write_text("mine")
-    assert "this is a file" in run("restore", where, "file", code=3).err
+    answer = run("restore", where, "file", code=3)
+    assert "file: this is a file, not a folder. Nothing was changed; name a folder that does not exist yet." in answer.err
     assert Path("file").read_text() == Path("full/mine").read_text() == "mine"
     assert os.listdir("full") == ["mine"]
     run("restore", where, "out")
@@ -708,7 +779,7 @@ def test_the_last_whole_one_is_spared(run, where, saved) -> None:
     for snapshot in saved[2:]:
         damage(where, snapshot)
     answer = run("prune", where, "--keep", "latest=2", "--yes")
-    assert f"spared  {saved[1].name}, as no other one that stays is whole" in answer.out
+    assert f"spared  {saved[1].name}, as none of the others that stay is whole" in answer.out
     assert names(where) == [snapshot.name for snapshot in saved[1:]]
     told = run("prune", where, "--keep", "latest=2", "--yes", "--json").json
     assert told["spared"]["id"] == saved[1].id
@@ -735,7 +806,187 @@ def test_what_is_broken_is_neither_counted_nor_removed(run, tmp_path) -> None:
     part_of(saved[2], "manifest.json").write_text("{}")
     answer = run("prune", "run", "--keep", "latest=1", "--yes")
     assert f"ignored  {saved[2].name}: the manifest is damaged" in answer.out
+    assert "--broken removes" in answer.out
     assert sorted(names("run")) == sorted([saved[1].name, saved[2].name])
+
+
+@pytest.mark.parametrize(
+    ("policy", "metric"), [("best=1:vall_loss", "vall_loss"), ("latest=3&best=2:note:max,every=2", "note"), ("best=1:lr", "lr")]
+)
+def test_a_metric_that_no_snapshot_has_removes_nothing(run, where, saved, policy, metric) -> None:
+    for words in (["--yes"], ["--dry-run"], ["--yes", "--json"]):
+        answer = run("prune", where, "--keep", "latest=1", "--keep", policy, *words, code=2)
+        assert f"no snapshot has a number {metric!r}" in answer.err
+        assert "There are: 'loss', 'step'." in answer.err
+        assert ("Did you mean 'loss'?" in answer.err) == (metric == "vall_loss")
+        assert answer.err.count("\n") == 1
+        assert answer.out == ""
+    assert len(names(where)) == 4
+    run("prune", where, "--keep", "best=1:loss,best=1:step:max", "--yes")
+    assert names(where) == [saved[3].name]
+
+
+def test_where_nothing_is_no_metric_is_missing(run, tmp_path) -> None:
+    Path("run").mkdir()
+    assert run("prune", "run", "--keep", "best=1:loss").out == "0 snapshots to stay, 0 to go\n"
+
+
+def test_one_that_is_spared_alone_says_so(run, where, saved) -> None:
+    answer = run("prune", where, "--keep", "best=0:loss", "--yes")
+    assert f"spared  {saved[3].name}, as no other snapshot would stay" in answer.out
+    assert names(where) == [saved[3].name]
+
+
+def test_damaged_manifests_are_removed_when_that_is_asked_for(run, where, saved) -> None:
+    broken = damage_manifest(where, saved[1])
+    newer = make_newer(where, saved[2])
+    before = stored_bytes(where)
+    answer = run("prune", where, "--broken", "--dry-run")
+    assert f"goes  {broken}: the manifest is damaged" in answer.out
+    assert f"ignored  {newer}: " in answer.out
+    assert "2 snapshots to stay, 0 to go, and 1 damaged manifest" in answer.out
+    assert sorted(names(where)) == sorted([saved[0].name, broken, newer, saved[3].name])
+    assert "--yes" in run("prune", where, "--broken", code=2).err
+    answer = run("prune", where, "--broken", "--yes")
+    assert "\nremoved 1 damaged manifest" in answer.out
+    assert names(where) == [newer, saved[0].name, saved[3].name]
+    told = run("prune", where, "--broken", "--yes", "--json").json
+    assert [(one["name"], one["damaged"], one["removed"]) for one in told["broken"]] == [(newer, False, False)]
+    if saved[0].path is not None:
+        assert before - stored_bytes(where) == saved[1].size - 5000
+
+
+def test_damaged_manifests_go_together_with_what_no_policy_keeps(run, where, saved) -> None:
+    broken = damage_manifest(where, saved[1], b"")
+    before = stored_bytes(where)
+    told = run("prune", where, "--keep", "latest=1", "--broken", "--dry-run", "--json").json
+    assert [one["sequence"] for one in told["removed"]] == [1, 3]
+    assert [(one["name"], one["damaged"], one["removed"], one["failed"]) for one in told["broken"]] == [
+        (broken, True, True, None)
+    ]
+    again = run("prune", where, "--keep", "latest=1", "--broken", "--yes", "--json").json
+    assert again == told | {"dry_run": False, "sweep": "done"}
+    assert names(where) == [saved[3].name]
+    freed = before - stored_bytes(where)
+    assert freed == 3 * (saved[0].size - 5000)  # also of the damaged one
+    # Of that, nobody knows in a backend what it had; in a folder, the files are there.
+    assert again["bytes"] == (freed if saved[0].path is not None else 2 * (saved[0].size - 5000))
+
+
+def test_without_it_a_damaged_manifest_keeps_what_a_backend_has(run, tmp_path) -> None:
+    where = f"sqlite:{tmp_path}/run.db?sync=normal"
+    saved = fill(where, 4)
+    damage_manifest(where, saved[1])
+    before = stored_bytes(where)
+    answer = run("prune", where, "--keep", "latest=1", "--yes")
+    assert "1 snapshot to stay, 2 to go: 0 B" in answer.out
+    assert "no space is freed" in answer.out
+    assert stored_bytes(where) == before
+    run("prune", where, "--broken", "--yes")
+    assert stored_bytes(where) == saved[3].size
+
+
+def test_prune_asks_before_it_removes_damaged_manifests(terminal, where, saved) -> None:
+    broken = damage_manifest(where, saved[1])
+    shown = terminal("prune", where, "--broken", typed="n\n", code=1)
+    assert any(line.startswith("Remove 1 snapshot with a damaged manifest") for line in shown)
+    shown = terminal("prune", where, "--broken", "--keep", "latest=2", typed="n\n", code=1)
+    assert any("Remove 1 snapshot and 1 snapshot with a damaged manifest (" in line for line in shown)
+    assert broken in names(where)
+    terminal("prune", where, "--broken", "--keep", "latest=2", typed="y\n")
+    assert names(where) == [saved[2].name, saved[3].name]
+
+
+def test_what_a_damaged_one_shares_is_not_counted_as_freed(run, tmp_path) -> None:
+    where = f"file:{tmp_path}/run"
+    saved = fill(where, 2)
+    damage_manifest(where, saved[0])
+    fill(where, 1, frozen=b"another")
+    before = stored_bytes(where)
+    told = run("prune", where, "--keep", "latest=1", "--yes", "--json").json
+    assert [one["id"] for one in told["removed"]] == [saved[1].id]
+    assert told["bytes"] == before - stored_bytes(where) == saved[1].size - 5000
+
+
+def test_folders_of_other_programs_are_not_taken_for_damaged(run, tmp_path) -> None:
+    """Programs of all kinds write a file of this name: web pages, extensions of browsers."""
+    saved = fill("run", 2, names="kept-%f")
+    Path("run/webpage").mkdir()
+    Path("run/webpage/manifest.json").write_text('{"name": "mine"}')
+    damage_manifest("run", saved[0])
+    answer = run("prune", "run", "--broken", "--yes")
+    assert "ignored  webpage: " in answer.out
+    assert "rm" in answer.out
+    assert sorted(os.listdir("run")) == [".perdure-snapshots", saved[1].name, "webpage"]
+
+
+def test_a_damaged_one_that_somebody_reads_is_told_and_stays(run, tmp_path) -> None:
+    saved = fill("run", 2)
+    broken = damage_manifest("run", saved[0])
+    lock = lock_folder(str(saved[0].path), shared=True)
+    try:
+        answer = run("prune", "run", "--broken", "--yes", code=1)
+        told = run("prune", "run", "--broken", "--yes", "--json", code=1).json
+    finally:
+        unlock(lock)
+    assert answer.err == f"not removed: {broken}: somebody is reading it\n"
+    assert [(one["removed"], one["failed"]) for one in told["broken"]] == [(False, "somebody is reading it")]
+    assert broken in names("run")
+
+
+def test_one_that_is_mended_before_the_answer_stays(where, saved) -> None:
+    good = part_of(saved[0], "manifest.json").read_bytes() if saved[0].path else b""
+    broken = damage_manifest(where, saved[0])
+    with opened(where) as place:
+        doomed = [entry for entry in place.entries() if isinstance(entry, Broken)]
+        assert [entry.name for entry in doomed] == [broken]
+        damage_manifest(where, saved[0], good or write_manifest(saved[0]))
+        assert _remove_broken(place, doomed) == {}
+    assert names(where) == [snapshot.name for snapshot in saved]
+
+
+def test_a_store_removes_what_has_a_damaged_manifest_by_its_name_alone(where, saved) -> None:
+    broken, newer = damage_manifest(where, saved[0]), make_newer(where, saved[1])
+    before = stored_bytes(where)
+    with StateStore(where, keep=KeepLatest(1)) as store:
+        store.cleanup()
+        assert sorted(names(where)) == sorted([broken, newer, saved[3].name])
+        with pytest.raises(CodecError, match="format 2"):
+            store.remove(newer)
+        store.remove(broken)
+        assert sorted(names(where)) == sorted([newer, saved[3].name])
+        damage_manifest(where, saved[1], b"")
+        store.remove(saved[1].path or newer)
+        with pytest.raises(SnapshotNotFoundError):
+            store.remove(broken)
+    assert names(where) == [saved[3].name]
+    assert stored_bytes(where) == saved[3].size < before
+
+
+def test_a_damaged_one_elsewhere_is_not_taken_for_one_of_the_same_name(tmp_path) -> None:
+    for name in ("here", "there"):
+        (snapshot,) = fill(str(tmp_path / name), 1, names="same.state")
+        damage_manifest("", snapshot)
+    with StateStore(tmp_path / "here") as store:
+        with pytest.raises(IntegrityError):
+            store.remove(tmp_path / "there" / "same.state")
+        assert (tmp_path / "here" / "same.state").exists()
+        assert (tmp_path / "there" / "same.state").exists()
+        store.remove(tmp_path / "here" / "same.state")
+        assert not (tmp_path / "here" / "same.state").exists()
+
+
+def test_a_store_tells_that_somebody_reads_a_damaged_one(tmp_path) -> None:
+    (snapshot,) = fill(str(tmp_path / "run"), 1)
+    damage_manifest("", snapshot)
+    lock = lock_folder(str(snapshot.path), shared=True)
+    try:
+        with StateStore(tmp_path / "run") as store, pytest.raises(BackendError, match="somebody is reading"):
+            store.remove(snapshot.name)
+    finally:
+        unlock(lock)
+    assert snapshot.path is not None
+    assert snapshot.path.exists()
 
 
 def test_what_killed_processes_left_is_swept(run, tmp_path) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from fractions import Fraction
 from itertools import count
 from typing import Any
 
@@ -201,6 +202,70 @@ def test_a_retry_and_a_tick_are_one_yes() -> None:
     clock.now += 8
     condition.retry()
     assert [condition(), condition()] == [True, False]
+
+
+# -------------------------------------------------------------------------------------------------------------- rounding
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, 1000.0, 12345.678, 1e6 + 0.1, 1e9, -1e9])
+@pytest.mark.parametrize("interval", [0.001, 0.1, 1 / 3, 0.7, 1.0, 60.1, 600.0])
+def test_no_tick_is_lost_to_rounding(start: float, interval: float) -> None:
+    clock = Clock()
+    clock.now = start
+    condition = PeriodicSaveCondition(interval, clock=clock)
+    answers = []
+    for number in range(1001):
+        clock.now = start + number * interval
+        answers.append(condition())
+        assert not condition()
+    assert answers == [False] + [True] * 1000
+
+
+@pytest.mark.parametrize("interval", [0.1, 0.7, 1 / 3])
+def test_a_clock_that_adds_up_its_rounding_loses_nothing(interval: float) -> None:
+    clock = Clock()
+    clock.now = 0.0
+    condition = PeriodicSaveCondition(interval, clock=clock)
+    answers = []
+    for _ in range(1000):
+        clock.now += interval
+        answers.append(condition())
+    assert sum(answers) == 1000
+
+
+@given(
+    st.floats(1e-3, 1e5),
+    st.sampled_from([0.0, 1.7, 1e5, 1e9]) | st.floats(0, 1e9),
+    st.lists(st.floats(0, 3), max_size=60),
+)
+def test_asked_at_random_each_interval_is_answered_once_and_never_clearly_early(
+    interval: float, start: float, waits: list[float]
+) -> None:
+    clock = Clock()
+    clock.now = start
+    condition = PeriodicSaveCondition(interval, clock=clock)
+    near = 1e-8 + 10 * math.ulp(start + 200 * interval) / interval  # in intervals
+    answered = 0.0  # as many intervals as were over at the last yes
+    for wait in waits:
+        clock.now += wait * interval
+        passed = Fraction(clock.now - start) / Fraction(interval)
+        if condition():
+            assert passed >= answered + 1 - near
+            answered = math.floor(passed + Fraction(near))
+        else:
+            assert passed < answered + 1 + near
+
+
+def test_a_clock_too_coarse_for_the_interval_says_yes_at_its_own_ticks_only() -> None:
+    clock = Clock()
+    clock.now = 1e9
+    condition = PeriodicSaveCondition(1e-8, clock=clock)
+    assert [condition() for _ in range(3)] == [False] * 3
+    clock.now = math.nextafter(1e9, math.inf)
+    assert [condition() for _ in range(3)] == [True, False, False]
+    for_ever = PeriodicSaveCondition(math.inf, clock=clock)
+    clock.now = 1e18
+    assert not for_ever()
 
 
 # ----------------------------------------------------------------------------------------------------------------- steps
@@ -451,6 +516,43 @@ def test_conditions_spell_themselves() -> None:
     assert repr(EverySteps(1) | never) == "EverySteps(n=1) | never"
 
 
+# ------------------------------------------------------------------------------------------------------ earlier snapshots
+
+
+def test_the_best_of_earlier_metadata_is_recalled_and_the_last_step() -> None:
+    earlier: list[dict[str, Any]] = [
+        {"loss": 3, "step": 5},
+        {"loss": 2.5},
+        {"loss": math.nan, "step": 228},
+        {"loss": 4},
+        {"loss": "text", "step": "text"},
+        {},
+    ]
+    low, high, steps = OnImprovement(min_delta=1), OnImprovement(mode="max"), EverySteps(100)
+    ((low | high) & (steps | never)).recall(earlier)
+    assert (low.best, high.best) == (2.5, 4)
+    assert [steps({"step": step}) for step in (292, 301)] == [False, True]
+    low.recall([{"loss": 1}])
+    assert low.best == 2.5  # it has its own memory
+    steps.recall([{"step": 900}])
+    assert steps({"step": 401})
+
+
+def test_nothing_is_recalled_where_there_is_nothing() -> None:
+    for condition in (OnImprovement(), EverySteps(2), PeriodicSaveCondition(8), OnImprovement() & never):
+        before = condition.state_dict()
+        condition.recall([])
+        condition.recall([{}, {"other": 1}])
+        assert condition.state_dict() == before
+
+
+def test_counted_calls_are_a_memory() -> None:
+    condition = EverySteps(2)
+    condition()
+    condition.recall([{"step": 7}])
+    assert condition.state_dict() == {"since": None, "calls": 1}
+
+
 # ------------------------------------------------------------------------------------------------------------- durations
 
 
@@ -505,6 +607,7 @@ def test_durations_are_understood(text: Any, expected: float) -> None:
         (None, "a number or text"),
         ([5], "a number or text"),
         (b"5 s", "a number or text"),
+        (b"5", "a number or text"),
     ],
 )
 def test_what_is_no_duration_is_refused_with_a_reason(text: Any, problem: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perdure.errors import UsageError
+from perdure.snapshots import StateStore
 from perdure.snapshots.keep import (
     KeepBest,
     Keeper,
@@ -22,8 +25,9 @@ from perdure.snapshots.keep import (
     KeepLatest,
     KeepThinned,
     KeepYoungerThan,
-    parse_keeper,
+    numbers_in,
 )
+from perdure.snapshots.keep_spelling import parse_keeper
 from perdure.snapshots.manifest import Snapshot
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -103,6 +107,54 @@ def test_of_equally_good_ones_the_newer_is_kept() -> None:
 def test_what_is_no_number_is_never_best(odd: Any) -> None:
     assert kept(KeepBest(3), [snap(1, loss=odd), snap(2, loss=5), snap(3, other=1)]) == [2]
     assert kept(KeepBest(3, mode="max"), [snap(1, loss=odd), snap(2, loss=5)]) == [2]
+
+
+def test_a_metric_that_none_has_is_lacking_and_others_are_not() -> None:
+    snapshots = [snap(1, step=1, loss=math.nan, note="a", done=True), snap(2, acc=0.5)]
+    assert numbers_in(snapshots) == ["acc", "loss", "step"]
+    for has in ("step", "loss", "acc"):  # a loss that is NaN is spelled as it should be
+        assert KeepBest(1, has).lacks(snapshots) == []
+    for has_not in ("los", "note", "done"):
+        assert KeepBest(1, has_not).lacks(snapshots) == [has_not]
+    assert KeepBest(1, "los").lacks([]) == []  # nobody knows yet
+    assert KeepLatest(1).lacks(snapshots) == KeepThinned().lacks(snapshots) == []
+
+
+def test_joined_keepers_lack_what_their_parts_lack() -> None:
+    class Foreign:
+        def select(self, snapshots: Sequence[Snapshot], now: datetime) -> set[Snapshot]:
+            return set(snapshots)
+
+    keeper = KeepLatest(1) | KeepBest(1, "a") & KeepYoungerThan("1d") | KeepBest(1, "step") | Foreign() | KeepBest(2, "b")
+    assert keeper.lacks([snap(1, step=1)]) == ["a", "b"]
+    assert (KeepBest(1, "a") & KeepBest(2, "a")).lacks([snap(1)]) == ["a"]
+
+
+@pytest.mark.parametrize("keeper", [KeepBest(1, "vall_loss"), KeepLatest(2) | KeepBest(1, "vall_loss") & KeepEvery(2)])
+def test_a_store_warns_once_of_a_metric_that_no_snapshot_has(
+    keeper: Keeper, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with StateStore(tmp_path / "run", keep=keeper) as store, caplog.at_level(logging.WARNING, "perdure.snapshots"):
+        store.register_value("v", 1)
+        store.cleanup()
+        assert caplog.messages == []  # there is none that could have it
+        for step in range(3):
+            store.save_state({"step": step, "val_loss": 1 / (step + 1), "note": "text"})
+        store.cleanup()
+    (message,) = caplog.messages
+    assert "no snapshot has a number 'vall_loss'" in message
+    assert "There are: 'step', 'val_loss'." in message
+    assert "Did you mean 'val_loss'?" in message
+
+
+def test_a_store_does_not_warn_of_a_metric_that_some_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with StateStore(tmp_path / "run", keep=KeepLatest(2) | KeepBest(1, "loss")) as store:
+        store.register_value("v", 1)
+        store.save_state({"loss": 1})
+        for step in range(3):
+            store.save_state({"step": step})
+        assert len(store.snapshots()) == 3
+    assert caplog.messages == []
 
 
 def test_either_keeps_what_any_keeps_and_both_what_all_keep() -> None:

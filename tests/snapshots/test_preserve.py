@@ -26,7 +26,8 @@ from perdure.snapshots import store as store_module
 from perdure.snapshots.bucket import BackendPlace
 from perdure.snapshots.bucket_keys import key_of
 from perdure.snapshots.folder import FolderPlace
-from perdure.snapshots.manifest import MANIFEST, Component, Part, digest_of, write_manifest
+from perdure.snapshots.manifest import Component, Part, digest_of, write_manifest
+from perdure.snapshots.names import MANIFEST
 from perdure.testing.crew import within
 
 STUCK = 30.0

@@ -307,7 +307,7 @@ def test_when_no_snapshot_is_whole_that_is_an_error_and_not_a_fresh_start(url: s
     store, files, _ = filled(url)
     store.save_state()
     _flip(store, store.snapshots()[0], "model.pkl")
-    with pytest.raises(IntegrityError, match="none of 1 snapshots is whole"):
+    with pytest.raises(IntegrityError, match="the only snapshot is not whole"):
         store.load_latest()
     assert files.loads == 0
 

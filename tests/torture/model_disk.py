@@ -258,7 +258,10 @@ class Disk:
         chosen: dict[int, bytes] = {}
         moved: dict[int, list[tuple[int, str]]] = {}
 
-        def visit(folder: Folder, prefix: str) -> None:
+        # In no function of its own that knows these: it would know itself, and keep them until the collector comes.
+        todo: list[tuple[Folder, str]] = [(self._root, "")]
+        while todo:
+            folder, prefix = todo.pop()
             names = dict(folder.safe)
             for when, name, node in folder.changes:
                 if not choice.name(when):
@@ -272,13 +275,11 @@ class Disk:
                     state[prefix + name] = None
                     if len(node.parents) > 1:
                         moved.setdefault(id(node), []).append((node.parents.index((folder, name)), prefix + name))
-                    visit(node, f"{prefix}{name}/")
+                    todo.append((node, f"{prefix}{name}/"))
                 else:
                     if id(node) not in chosen:
                         chosen[id(node)] = choice.data(node)
                     state[prefix + name] = chosen[id(node)]
-
-        visit(self._root, "")
         # A folder that was moved may be in its old place, in its new one, or lost; but no file system has it twice.
         for places in moved.values():
             for _, path in sorted(places)[:-1]:

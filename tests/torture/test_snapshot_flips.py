@@ -15,7 +15,7 @@ from perdure.errors import CodecError, IntegrityError, PerdureError, SnapshotNot
 from perdure.protocol import Backend
 from perdure.registry import open_backend
 from perdure.snapshots import PersistentStateMixin, StateStore
-from perdure.snapshots.manifest import MANIFEST
+from perdure.snapshots.names import MANIFEST
 
 NAMES = ["first.state", "second.state"]
 SAMPLES = 12 * ROUNDS

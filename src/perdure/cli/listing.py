@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ..errors import UsageError
+from ..snapshots.keep import lacking, numbers_in
 from ..snapshots.manifest import Snapshot
 from .output import local_time, one_line, size, styled
 from .sparkline import sparkline
@@ -142,11 +142,10 @@ def metrics_of(snapshots: Sequence[Snapshot], wanted: Sequence[str]) -> list[str
     Raises:
         UsageError: No snapshot has what was asked for.
     """
-    known = dict.fromkeys(name for s in snapshots for name, value in s.metadata.items() if _number(value) is not None)
-    for name in wanted:
-        if snapshots and name not in known:
-            names = ", ".join(map(repr, known)) or "none"
-            raise UsageError(f"no snapshot has a number {name!r} in its metadata", hint=f"There are: {names}.")
+    known = numbers_in(snapshots)
+    lacks = [name for name in wanted if name not in known]
+    if snapshots and lacks:
+        raise lacking(lacks, snapshots)
     if wanted:
         return list(dict.fromkeys(wanted))
     others = [name for name in known if name != "step"]

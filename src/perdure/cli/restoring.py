@@ -13,7 +13,6 @@ import click
 
 from ..errors import (
     BackendError,
-    CodecError,
     IntegrityError,
     PerdureError,
     PreconditionError,
@@ -33,13 +32,15 @@ from ..snapshots.disk import (
     unlock,
     write_at,
 )
-from ..snapshots.manifest import CHUNK, MANIFEST, Broken, Part, Snapshot, digest_of, write_manifest
+from ..snapshots.manifest import CHUNK, Broken, Part, Snapshot, digest_of, write_manifest
+from ..snapshots.names import MANIFEST
 from ..snapshots.place import Place, Reading, damaged, newer_format
 from ..snapshots.place import open_place as snapshot_place
 from .app import DONE, Command
 from .output import Advance, Stopwatch, duration, line, one_line, plural, print_json, progress, size
 from .snapshots import brief, open_snapshots, pick
 
+_ELSEWHERE = "Nothing was changed; name a folder that does not exist yet."
 _DRAFT = ".perdure-restore-"
 _ATTEMPTS = 20
 _AT_ONCE = 4 * CHUNK  # bytes fetched from a backend at once
@@ -61,7 +62,7 @@ def restore_command(url: str, target: str, which: str | None, as_json: bool) -> 
     whole or not at all, and nothing is ever overwritten.
     """
     clock = Stopwatch()
-    passed: dict[str, CodecError | SnapshotNotFoundError] = {}
+    passed: dict[str, PerdureError] = {}
     with open_snapshots(url) as place:
         final = _check_target(place, target)
         if which is not None:
@@ -82,7 +83,7 @@ def restore_command(url: str, target: str, which: str | None, as_json: bool) -> 
     return DONE
 
 
-def _restore_newest(place: Place, final: str, passed: dict[str, CodecError | SnapshotNotFoundError], quiet: bool) -> Snapshot:
+def _restore_newest(place: Place, final: str, passed: dict[str, PerdureError], quiet: bool) -> Snapshot:
     """Restore the newest snapshot that is whole.
 
     Raises:
@@ -107,14 +108,14 @@ def _restore_newest(place: Place, final: str, passed: dict[str, CodecError | Sna
         except (IntegrityError, SnapshotNotFoundError) as error:
             _pass_over(snapshots[-1].name, error, passed)
     if passed:
-        problem = f"none of {plural(len(passed), 'snapshot')} is whole"
-        raise IntegrityError(problem, place=place.place, hint="perdure snapshots --verify says what is wrong with each.")
+        one = len(passed) == 1
+        problem = "the only snapshot here is not whole" if one else f"none of the {len(passed):,} snapshots here is whole"
+        hint = f"perdure snapshots --verify says what is wrong with {'it' if one else 'each'}."
+        raise IntegrityError(problem, place=place.place, hint=hint)
     raise SnapshotNotFoundError("there are no snapshots here", place=place.place, hint="Check the spelling.")
 
 
-def _pass_over(
-    name: str, error: CodecError | SnapshotNotFoundError, passed: dict[str, CodecError | SnapshotNotFoundError]
-) -> None:
+def _pass_over(name: str, error: PerdureError, passed: dict[str, PerdureError]) -> None:
     if name not in passed:
         passed[name] = error
         part = str(error.key).removeprefix(f"{name}/") if error.key else ""
@@ -126,17 +127,21 @@ def _check_target(place: Place, target: str) -> str:
 
     Raises:
         PreconditionError: Something is in it.
+        BackendError: It is a file.
         UsageError: It is none, or it would be taken for a snapshot of this place.
     """
     if parse_url(target)[0] != "file":
         hint = "perdure cp copies a whole place to another one."
         raise UsageError("a snapshot is restored to a folder of this machine", place=target.partition("?")[0], hint=hint)
-    final = os.path.realpath(str(snapshot_place(target, sync=None, share=True).path))
+    try:
+        final = os.path.realpath(str(snapshot_place(target, sync=None, share=True).path))
+    except BackendError as error:
+        error.hint = _ELSEWHERE  # what it says is about a folder of snapshots
+        raise
     where = f"file:{final}"
     try:
         if os.listdir(final):
-            hint = "Nothing was changed; name a folder that does not exist yet."
-            raise PreconditionError("this folder is not empty", place=where, hint=hint)
+            raise PreconditionError("this folder is not empty", place=where, hint=_ELSEWHERE)
         if os.path.samefile(final, "."):
             hint = "Name a folder in it that does not exist yet."
             raise UsageError(
@@ -236,6 +241,8 @@ def _write(pieces: Iterator[tuple[Part, int, memoryview]], folder: str, where: s
                 if start == 0:
                     path = os.path.join(folder, *part.name.split("/"))
                     os.makedirs(os.path.dirname(path), exist_ok=True)
+                    if part.is_folder:
+                        continue
                     fd = open_new(path)
                 write_at(fd, [data], start)
                 if start + len(data) == part.size:
@@ -262,6 +269,10 @@ def _from_folder(snapshot: Snapshot, folder: os.PathLike[str]) -> Iterator[tuple
     memory = memoryview(bytearray(min(CHUNK, max((part.size for part in snapshot.parts.values()), default=0))))
     for part in snapshot.parts.values():
         try:
+            if part.is_folder:
+                os.listdir(os.path.join(folder, part.name))
+                yield part, 0, memory[:0]
+                continue
             fd = open_read(os.path.join(folder, part.name))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise damaged(snapshot, part, "the part is missing") from error

@@ -13,15 +13,18 @@ import click
 
 from ..errors import BackendError, IntegrityError, SnapshotNotFoundError, UnavailableError, UsageError
 from ..registry import parse_url
-from ..snapshots.manifest import CHUNK, MANIFEST, Broken, Part, Snapshot
+from ..snapshots.bucket_keys import number_in
+from ..snapshots.manifest import CHUNK, Broken, Part, Snapshot
+from ..snapshots.names import MANIFEST
 from ..snapshots.place import Place
 from ..snapshots.place import open_place as snapshot_place
 from .app import DONE, PROBLEM, Command
 from .listing import Mark, draw, metrics_of, print_table
 from .output import console, one_line, plural, print_json, progress, size, styled
 from .places import open_place
+from .wording import program
 
-_SHOWN = 20  # damaged parts named in a message for people
+_SHOWN = 20  # damaged parts, or manifests, named in a message for people
 _NUMBER: Final = re.compile("[1-9][0-9]{0,17}")
 
 Damage: TypeAlias = list[tuple[str, str]]
@@ -76,13 +79,19 @@ def pick(place: Place, which: str) -> Snapshot:
         return snapshots[-back]
     if not _NUMBER.fullmatch(which):
         return place.find(which)
-    found = [entry for entry in place.entries() if entry.name == which or _is_numbered(entry, int(which))]
+    entries = place.entries()
+    found = [entry for entry in entries if entry.name == which or _is_numbered(entry, int(which))]
     if len(found) > 1:
         names = ", ".join(repr(entry.name) for entry in found)
         raise UsageError(
             f"{which} can mean {names}", place=place.place, hint=f"Give a name; {which!r} as a name is ./{which} here."
         )
     if not found:
+        broken = [entry for entry in entries if isinstance(entry, Broken)]
+        if broken:
+            names = ", ".join(entry.name for entry in broken[:_SHOWN]) + (", ..." if len(broken) > _SHOWN else "")
+            what = "is damaged" if all(map(is_damage, broken)) else "cannot be read here"
+            hint = f"It may be one of those whose manifest {what}: {names}."
         raise SnapshotNotFoundError("there is no snapshot of this number", key=int(which), place=place.place, hint=hint)
     if isinstance(found[0], Broken):
         raise found[0].error
@@ -90,7 +99,8 @@ def pick(place: Place, which: str) -> Snapshot:
 
 
 def _is_numbered(entry: Snapshot | Broken, number: int) -> bool:
-    return isinstance(entry, Snapshot) and entry.sequence == number
+    # The manifest of a folder alone knows its number; in a backend the key does, too, whatever became of the manifest.
+    return number == (entry.sequence if isinstance(entry, Snapshot) else number_in(entry.name))
 
 
 def stored(snapshot: Snapshot, part: Part) -> list[tuple[Hashable, int]]:
@@ -143,14 +153,15 @@ def snapshots_command(url: str, verify: bool, metrics: tuple[str, ...], as_json:
     new = new_bytes(snapshots)
     if as_json:
         listed = [_as_json(snapshot, new[snapshot.name], damage.get(snapshot.name)) for snapshot in snapshots]
-        unusable = [{"name": entry.name, "problem": entry.error.problem, "damaged": _is_damage(entry)} for entry in broken]
+        unusable = [{"name": entry.name, "problem": entry.error.problem, "damaged": is_damage(entry)} for entry in broken]
         print_json({"place": place.place, "verified": verify, "snapshots": listed, "broken": unusable})
     else:
         _tell(snapshots, broken, new, damage if verify else None, metrics_of(snapshots, metrics))
     return PROBLEM if verify and (broken or any(damage.values())) else DONE
 
 
-def _is_damage(entry: Broken) -> bool:
+def is_damage(entry: Broken) -> bool:
+    """Whether its manifest is damaged; else it is of a newer format, or may not be looked into."""
     return isinstance(entry.error, IntegrityError)
 
 
@@ -159,15 +170,21 @@ def new_bytes(snapshots: Sequence[Snapshot]) -> dict[str, int]:
     new = {}
     before: set[object] = set()
     for snapshot in snapshots:
-        here: dict[object, int] = {}
-        for part in snapshot.parts.values():
-            if snapshot.path is not None:
-                here[part.chunks] = part.size
-            else:
-                here |= {chunk: min(CHUNK, part.size - number * CHUNK) for number, chunk in enumerate(part.chunks)}
+        here = _pieces(snapshot)
         new[snapshot.name] = sum(length for piece, length in here.items() if piece not in before)
         before = set(here)
     return new
+
+
+def _pieces(snapshot: Snapshot) -> dict[object, int]:
+    """What a snapshot consists of, by its digests, and the size of each."""
+    if snapshot.path is not None:
+        return {part.chunks: part.size for part in snapshot.parts.values()}
+    return {
+        chunk: min(CHUNK, part.size - number * CHUNK)
+        for part in snapshot.parts.values()
+        for number, chunk in enumerate(part.chunks)
+    }
 
 
 def _verify(place: Place, snapshots: Sequence[Snapshot], quiet: bool) -> dict[str, Damage]:
@@ -246,18 +263,28 @@ def _tell(
     marks = None if damage is None else {name: _mark(parts) for name, parts in damage.items()}
     print_table(out, snapshots, metrics=metrics, new=new, marks=marks)
     for entry in broken:
-        word = ("broken", "bold red") if _is_damage(entry) else ("unknown", "bold yellow")
+        word = ("broken", "bold red") if is_damage(entry) else ("unknown", "bold yellow")
         styled(out, word, f"  {one_line(entry.name)}: {one_line(entry.error.problem)}")
     if sys.stdout.isatty():
         if len(snapshots) > 1:
             draw(out, snapshots, metrics)
-        total = size(sum(snapshot.size for snapshot in snapshots))
-        styled(out, f"{plural(len(snapshots), 'snapshot')}, {total}" if snapshots else "no snapshots here")
+        styled(out, f"{plural(len(snapshots), 'snapshot')}, {_total(snapshots)}" if snapshots else "no snapshots here")
+    if any(map(is_damage, broken)):
+        click.echo(f"{program()} prune URL --broken removes what has a damaged manifest", err=True)
     problems = [(f"{name}/{part}", problem) for name, parts in (damage or {}).items() for part, problem in parts]
     for part, problem in problems[:_SHOWN]:
         click.echo(f"{one_line(part)}: {one_line(problem)}", err=True)
     if len(problems) > _SHOWN:
         click.echo(f"... and {len(problems) - _SHOWN:,} more (--json lists them all)", err=True)
+
+
+def _total(snapshots: Sequence[Snapshot]) -> str:
+    total = sum(snapshot.size for snapshot in snapshots)
+    pieces: dict[object, int] = {}
+    for snapshot in snapshots:
+        pieces |= _pieces(snapshot)
+    once = sum(pieces.values())
+    return size(total) if once == total else f"{size(total)} in all, {size(once)} with equal parts counted once"
 
 
 def _mark(damage: Damage) -> Mark:

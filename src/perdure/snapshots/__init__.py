@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .components import PersistentStateMixin, Stateful, Value
     from .conditions import EverySteps, OnImprovement, PeriodicSaveCondition, SaveCondition
     from .generators import RandomGenerators
-    from .keep import KeepBest, Keeper, KeepEvery, KeepLatest, KeepThinned, KeepYoungerThan, parse_keeper
+    from .keep import KeepBest, Keeper, KeepEvery, KeepLatest, KeepThinned, KeepYoungerThan
+    from .keep_spelling import parse_keeper
     from .manifest import Component, Part, Snapshot
     from .pickles import load_pickle, save_pickle
     from .preemption import Preemption
@@ -30,7 +31,8 @@ _homes = {
     "components": "PersistentStateMixin Stateful Value",
     "conditions": "EverySteps OnImprovement PeriodicSaveCondition SaveCondition",
     "generators": "RandomGenerators",
-    "keep": "Keeper KeepBest KeepEvery KeepLatest KeepThinned KeepYoungerThan parse_keeper",
+    "keep": "Keeper KeepBest KeepEvery KeepLatest KeepThinned KeepYoungerThan",
+    "keep_spelling": "parse_keeper",
     "manifest": "Component Part Snapshot",
     "pickles": "load_pickle save_pickle",
     "preemption": "Preemption",

@@ -15,7 +15,8 @@ from ..errors import SnapshotNotFoundError, UsageError
 from .components import Registered, spell_names
 from .disk import explain, make_folders, open_new, sync_file, sync_folder, unlock, write_at
 from .folder import FolderPlace
-from .manifest import MANIFEST, Component, Part, Snapshot, write_manifest
+from .manifest import Component, Part, Snapshot, digest_of, write_manifest
+from .names import MANIFEST
 from .place import Place, digest_file
 from .written import written_by
 
@@ -65,6 +66,8 @@ def _belongs(file: str, component: str) -> bool:
 
 
 def _look(folder: str, file: str, *, durable: bool) -> Part:
+    if file.endswith("/"):
+        return Part(file, 0, (digest_of(b""),))
     path = os.path.join(folder, *file.split("/"))
     size, chunks = digest_file(path)
     if durable:

@@ -7,23 +7,27 @@ its bytes.
 
 from __future__ import annotations
 
+import heapq
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pickle import PickleBuffer
 from typing import Any, Final
 
 from ..errors import CodecError, IntegrityError, PerdureError
 from .plain import Reducer
 
-__all__ = ["HARMLESS", "ArrayReader", "ArrayWriter", "size_of"]
+__all__ = ["HARMLESS", "ArrayReader", "ArrayWriter", "Namer", "size_of"]
 
 Name = Callable[[Any], str]
 Read = Callable[[str], memoryview]
 
 _MAGIC: Final = b"\x93NUMPY"
+_DEEPEST: Final = 6
+_LOOKED_AT: Final = 10_000
 
 
 class ArrayWriter:
@@ -127,6 +131,76 @@ def _reduce_dtype(value: Any) -> Any:
         return build_dtype, (_spell_exactly(value),)
     except TypeError:
         return value.__reduce__()
+
+
+class Namer:
+    """Gives each array a name, from its place in the value: the same in every snapshot of the same structure.
+
+    Args:
+        value: What the arrays are in.
+        kinds: Tells which types of objects may get a name.
+    """
+
+    def __init__(self, value: Any, kinds: Callable[[], frozenset[type]]) -> None:
+        self._value = value
+        self._kinds = kinds
+        self._places: dict[int, str] | None = None
+        self._taken: set[str] = set()
+        self._unnamed = 0
+
+    def __call__(self, array: Any) -> str:
+        if self._places is None:
+            self._places = _places(self._value, self._kinds())
+        place = self._places.get(id(array))
+        if place is None:
+            self._unnamed += 1
+            place = f"array-{self._unnamed:04}"
+        name, number = place, 1
+        while name.casefold() in self._taken:
+            number += 1
+            name = f"{place}~{number}"
+        self._taken.add(name.casefold())
+        return name
+
+
+def _places(value: Any, kinds: frozenset[type]) -> dict[int, str]:
+    """Where arrays are in dicts, lists and tuples, by their id; the smallest containers first, and no more than a while."""
+    if type(value) in kinds:
+        return {id(value): "value"}
+    found: dict[int, str] = {}
+    seen = {id(value)}
+    todo: list[tuple[int, int, int, str, Any]] = [(0, 0, 1, "", value)]
+    left = _LOOKED_AT
+    while todo and left > 0:
+        _, _, depth, path, container = heapq.heappop(todo)
+        for name, part in islice(_parts(container, _base(container)), left):
+            left -= 1
+            if type(part) in kinds:
+                found.setdefault(id(part), _spell_place(f"{path}{name}"))
+            elif (base := _base(part)) is not None and depth < _DEEPEST and id(part) not in seen:
+                seen.add(id(part))
+                heapq.heappush(todo, (base.__len__(part), len(seen), depth + 1, f"{path}{name}.", part))
+    return found
+
+
+def _base(part: Any) -> Any:
+    """Which kind of container something is. Its methods are used: those of a subclass may do anything."""
+    return next((base for base in (dict, list, tuple) if isinstance(part, base)), None)
+
+
+def _parts(container: Any, base: Any) -> Iterator[tuple[str, Any]]:
+    if base is dict:
+        for number, (key, part) in enumerate(dict.items(container)):
+            yield str(key) if type(key) in (str, int, float, bool) else f"({number})", part
+    elif base is not None:
+        for number, part in enumerate(base.__iter__(container)):
+            yield str(number), part
+
+
+def _spell_place(place: str) -> str:
+    """As the name of a file on every system: some begin names with a dot, others cannot call a file "aux"."""
+    name = re.sub(r"[^A-Za-z0-9_.\-=()]", "_", place)[:150]
+    return f"_{name}" if re.match(r"(con|prn|aux|nul|com\d|lpt\d)?(\.|$)", name, re.IGNORECASE) else name
 
 
 # What stands in pickles, by name.

@@ -14,8 +14,9 @@ and then looks at what the others wrote down; as a place shows every write at on
 A save puts its draft, which names the snapshot whose pieces it wants to share, and *then* looks whether that is still there and
 nobody sweeps; else it shares nothing. Who removes pieces, after a snapshot's manifest was removed or to sweep, puts a mark,
 *then* lists drafts and *then* manifests. No sharing begins while the mark is there, and what had begun before is found: as a
-draft, as a manifest, or, where its snapshot was removed meanwhile, as a draft whose snapshot is gone; then all pieces stay for
-another time. (Without the mark, a piece could be passed on from save to save behind the back of whoever looks.)
+draft, as a manifest, or, where its snapshot was removed meanwhile, as a draft whose snapshot is gone. A draft also names the
+saves that uploaded the pieces of that snapshot, and all of theirs stay then for another time. (Without the mark, a piece could
+be passed on from save to save behind the back of whoever looks.)
 
 A draft that was not renewed for an hour is taken for dead and removed; a save finds its own missing right after it put its
 manifest, and takes that back. So a wrong guess costs a save, never a snapshot.
@@ -48,6 +49,7 @@ from .manifest import MAX_SEQUENCE, Broken, Snapshot, read_manifest, write_manif
 LEASE = 3600.0
 """Seconds after which a draft that was not renewed belongs to the dead."""
 
+_ANY = "*"
 _BATCH = 1000
 _LISTS = "perdure snapshots lists those there are."
 _log = logging.getLogger("perdure.snapshots")
@@ -70,6 +72,7 @@ class BackendPlace:
         self.base: Snapshot | None = None
         self.whole: set[str] = set()
         self._failed: set[str] = set()  # keys of this process's saves that failed, which could not be removed
+        self._complained: list[str] = []
         self._left = False  # whether pieces had to stay, of which nobody needs some
         self._manifests: dict[str, tuple[ETag, Snapshot | Broken]] = {}
 
@@ -191,6 +194,16 @@ class BackendPlace:
             self._left = not self._remove_pieces(set(keys_of(snapshot)))
         return True
 
+    def remove_broken(self, name: str) -> None:
+        entry = self._manifests.get(name)
+        if entry is None or not isinstance(entry[1], Broken):
+            raise SnapshotNotFoundError("there is no damaged manifest called so", key=name, place=self.place, hint=_LISTS)
+        try:
+            self.backend.delete(name, if_match=entry[0])
+        except (NotFoundError, PreconditionError):
+            pass  # somebody else has just removed it
+        self._left = True
+
     def sweep(self) -> None:
         pieces = set(self.backend.keys(PARTS))
         drafts, marks = list(self.backend.times(DRAFTS)), list(self.backend.times(SWEEPS))
@@ -214,30 +227,46 @@ class BackendPlace:
         self.backend.put(mark, b"{}")
         try:
             # Our own dead are known to share nothing any more.
-            drafts = {draft: base for draft, base in self._drafts().items() if f"{DRAFTS}{draft}" not in self._failed}
+            drafts = {draft: told for draft, told in self._drafts().items() if f"{DRAFTS}{draft}" not in self._failed}
             manifests = list(self._listed().values())
             live = [entry for entry in manifests if isinstance(entry, Snapshot)]
-            if len(live) < len(manifests) or not set(drafts.values()) <= {"", *(snapshot.id for snapshot in live)}:
-                return False  # nobody knows which pieces it needs
-            used = {key for snapshot in live for key in keys_of(snapshot)}
-            unused = sorted(key for key in pieces - used if key.split("/")[1] not in drafts)
+            ids = {"", *(snapshot.id for snapshot in live)}
+            if len(live) < len(manifests):
+                self._complain([entry.name for entry in manifests if isinstance(entry, Broken)])
+                return False  # nobody knows which pieces they need
+            # What is being saved needs what is its own, and where its base is gone, perhaps what that had.
+            spoken_for = drafts.keys() | {home for base, homes in drafts.values() if base not in ids for home in homes}
+            if _ANY in spoken_for:
+                return False
+            needless = pieces - {key for snapshot in live for key in keys_of(snapshot)}
+            unused = sorted(key for key in needless if key.split("/")[1] not in spoken_for)
             for start in range(0, len(unused), _BATCH):
                 if time.monotonic() - begun > LEASE / 2 > 0:
                     return False  # somebody may take the mark for one of the dead soon
                 self.backend.delete_many(unused[start : start + _BATCH])
-            return True
+            return len(unused) == len(needless)
         finally:
             self.clear_away(mark)
 
-    def _drafts(self) -> dict[str, str]:
-        """What is being saved, and the snapshot whose pieces each may share, by their ids; `""` where it shares nothing."""
-        drafts = {}
+    def _complain(self, broken: list[str]) -> None:
+        if broken != self._complained:
+            hint = "`perdure prune --broken` removes what is damaged"
+            _log.warning(
+                "%s: nothing is freed, as nobody can read what is needed by %s; %s", self.place, ", ".join(broken), hint
+            )
+        self._complained = broken
+
+    def _drafts(self) -> dict[str, tuple[str, list[str]]]:
+        """What is being saved: by its id, that of the snapshot whose pieces it may share, if any, and whose pieces that had."""
+        drafts: dict[str, tuple[str, list[str]]] = {}
         for key, blob in self.backend.get_many(self.backend.keys(DRAFTS)).items():
+            base, homes = "?", [_ANY]
             try:
-                base = json.loads(blob.data)["base"]
+                told = json.loads(blob.data)
+                base, homes = str(told["base"] or ""), list(map(str, told["homes"]))
             except (ValueError, TypeError, KeyError, RecursionError):
-                base = "?"
-            drafts[key.removeprefix(DRAFTS)] = str(base or "")
+                pass  # of another version, or somebody's joke: then anything may be needed
+            drafts[key.removeprefix(DRAFTS)] = base, homes
         return drafts
 
     def _now(self) -> float:
@@ -249,7 +278,7 @@ class BackendPlace:
         except NotFoundError:
             return 0.0  # a place that keeps nothing
         finally:
-            self.backend.delete(key)
+            self.clear_away(key)
 
     def records(self) -> tuple[Backend, str]:
         return self.backend, "ranks/"

@@ -17,7 +17,7 @@ from ..protocol import ETag
 from .bucket_keys import DRAFTS, PARTS
 from .disk import explain, open_read, read_into
 from .manifest import CHUNK, Part, Snapshot, digest_of
-from .place import Report, cut, digest_of_views
+from .place import Report, changed_meanwhile, cut, digest_of_views
 from .scratch import Scratch
 from .work import Call, Work
 from .written import written_by
@@ -55,6 +55,7 @@ class BackendDraft:
         self._reusable: dict[str, str] = {}
         self._scratch = Scratch()
         self._adopted: list[str] = []
+        self._staged: list[Call] = []  # pieces of files, digested and to be sent
         self._seen: set[str] = set()
         self._etag: ETag | None = None
         self._renewed = time.monotonic()
@@ -65,7 +66,8 @@ class BackendDraft:
     def announce(self, base: Snapshot | None) -> None:
         """Write down that this is being saved, before anything else is done."""
         self._key = f"{DRAFTS}{self.id}"
-        self._content = json.dumps({"base": base.id if base else None, "begun": time.time()}).encode()
+        homes = sorted({home for part in base.parts.values() for home in part.homes or (base.id,)}) if base else []
+        self._content = json.dumps({"base": base.id if base else None, "homes": homes, "begun": time.time()}).encode()
         self._etag = self._place.backend.put(self._key, self._content)
         if base is not None and not self._place.is_being_swept() and self._place.is_there(base):
             for part in base.parts.values():
@@ -91,8 +93,10 @@ class BackendDraft:
 
     def settle(self) -> None:
         self._copying.finish()
+        self._begin_files()
         if not self._isolate:
             self._sending.finish()
+        self._copying.finish()
 
     def commit(self, snapshot: Snapshot, report: Report) -> Snapshot:
         self._store_all(report)
@@ -111,9 +115,14 @@ class BackendDraft:
             self._place.remove(snapshot)
             raise self._taken_for_dead()
         self._finish()
-        self._place.base = snapshot
+        self._place.base = self._own_of(snapshot)
         self._place.whole.add(snapshot.id)
         return snapshot
+
+    def _own_of(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot without what other processes brought: only pieces of one's own are shared without being read."""
+        own = {name: part for name, part in snapshot.parts.items() if name in self._sizes}
+        return dataclasses.replace(snapshot, parts=own)
 
     def _is_alive(self) -> bool:
         """Whether nobody has taken this save for dead, or another process's part of it."""
@@ -145,14 +154,14 @@ class BackendDraft:
     def hand_over(self, snapshot: Snapshot | None) -> None:
         self._committed = True  # the pieces are not ours any more
         self._finish()
-        self._place.base = snapshot
+        self._place.base = snapshot and self._own_of(snapshot)
 
     def _store_all(self, report: Report) -> None:
         """Wait until all pieces are stored, and put together what parts they make."""
-        self._copying.finish()
-        for name in self._adopted:
-            self._submit_file(name)
-        self._adopted = []
+        self.settle()
+        for send in self._staged:
+            self._sending.submit(send)
+        self._staged = []
         self._sending.finish()
         for name, size in self._sizes.items():
             pieces = [self._pieces[name][number] for number in range(len(self._pieces[name]))]
@@ -209,30 +218,52 @@ class BackendDraft:
         finally:
             self._room.give(staged)
 
-    def _submit_file(self, name: str) -> None:
-        path = os.path.join(self._scratch.path, *name.split("/"))
-        try:
-            size = os.path.getsize(path)
-        except OSError as error:
-            raise explain(error, self._place.place, "look at what was saved", name) from error
-        self._sizes[name] = size
-        self._pieces[name] = {}
-        for start in range(0, max(size, 1), CHUNK):
-            self._sending.submit(Call(self._send_file, name, path, start, min(CHUNK, size - start)))
+    def _begin_files(self) -> None:
+        """Digest what components wrote by themselves, as nothing later is to be taken; if it is waited for, send it."""
+        adopted, self._adopted = self._adopted, []
+        for name in adopted:
+            path = os.path.join(self._scratch.path, *name.split("/"))
+            try:
+                size = 0 if name[-1] == "/" else os.path.getsize(path)
+            except OSError as error:
+                raise explain(error, self._place.place, "look at what was saved", name) from error
+            self._sizes[name] = size
+            self._pieces[name] = {}
+            if not size:
+                self._note(name, 0, digest_of(b""), 0)
+            for start in range(0, size, CHUNK):
+                work = self._copying if self._isolate else self._sending
+                work.submit(Call(self._take_file, name, path, start, min(CHUNK, size - start)))
 
-    def _send_file(self, name: str, path: str, start: int, size: int) -> None:
+    def _take_file(self, name: str, path: str, start: int, size: int) -> None:
+        data = self._read_file(name, path, start, size)
+        digest = digest_of(data)
+        if self._note(name, start // CHUNK, digest, len(data)):
+            return
+        if self._isolate:
+            self._staged.append(Call(self._send_file, name, path, start, size, digest))
+        else:
+            self._send(digest, data, 0)
+
+    def _send_file(self, name: str, path: str, start: int, size: int, digest: str) -> None:
+        data = self._read_file(name, path, start, size)
+        if digest_of(data) != digest:
+            raise changed_meanwhile(name)
+        self._send(digest, data, 0)
+
+    def _read_file(self, name: str, path: str, start: int, size: int) -> memoryview:
+        data = memoryview(bytearray(size))
         try:
             fd = open_read(path)
             try:
-                data = bytearray(size)
-                read = read_into(fd, memoryview(data), start)
+                read = read_into(fd, data, start)
             finally:
                 os.close(fd)
         except OSError as error:
             raise explain(error, self._place.place, "read what was saved", name) from error
-        digest = digest_of(data)
-        if not self._note(name, start // CHUNK, digest, read):
-            self._send(digest, memoryview(data), 0)
+        if read != size:
+            raise changed_meanwhile(name)
+        return data
 
     def _renew(self, *, force: bool = False) -> None:
         """Show that this process is alive."""

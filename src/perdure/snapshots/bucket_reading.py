@@ -51,7 +51,8 @@ class BackendReading:
             for part in wanted:
                 path = self._file(part)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                os.close(open_new(path))
+                if not part.is_folder:
+                    os.close(open_new(path))
         except OSError as error:
             raise explain(error, f"file:{folder}", "write", self._snapshot.name) from error
         for damage in self._compare(wanted, report, self._write):

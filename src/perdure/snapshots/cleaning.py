@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..errors import PerdureError, SnapshotNotFoundError
-from .keep import Keeper
+from ..errors import PerdureError, SnapshotNotFoundError, UsageTypeError
+from .keep import Policy
 from .manifest import Snapshot
 from .place import Place
 
@@ -24,7 +24,7 @@ class Cleaned:
         removed: Those that are gone, or would be.
         failed: Those that should be gone and are not: somebody reads them, or they cannot be removed. The next clean-up tries
             again.
-        spared: One that its keeper would have let go, and that stays as no other is whole.
+        spared: One that its keeper would have let go, and that stays as no other would, or none that does is whole.
     """
 
     kept: tuple[Snapshot, ...]
@@ -33,7 +33,7 @@ class Cleaned:
     spared: Snapshot | None = None
 
 
-def clean(place: Place, keeper: Keeper, *, dry_run: bool = False, now: datetime | None = None) -> Cleaned:
+def clean(place: Place, keeper: Policy, *, dry_run: bool = False, now: datetime | None = None) -> Cleaned:
     """Remove what a keeper does not keep.
 
     Only complete snapshots are counted. Before the first is removed, one of those that stay was read as a whole and compared
@@ -46,10 +46,11 @@ def clean(place: Place, keeper: Keeper, *, dry_run: bool = False, now: datetime 
         now: What the keeper takes for the present; for tests.
 
     Raises:
+        UsageTypeError: The keeper chose what is no snapshot of this place; nothing is removed.
         BackendError: The place failed.
     """
     snapshots = [entry for entry in place.entries() if isinstance(entry, Snapshot)]
-    keep = keeper.select(snapshots, now or datetime.now(UTC))
+    keep = _chosen(keeper, snapshots, now or datetime.now(UTC))
     kept = [snapshot for snapshot in snapshots if snapshot in keep]
     unwanted = [snapshot for snapshot in snapshots if snapshot not in keep]
     spared = None
@@ -71,6 +72,15 @@ def clean(place: Place, keeper: Keeper, *, dry_run: bool = False, now: datetime 
             failed.append((snapshot, str(error)))
             _log.warning("not removed, to be tried again: %s", error)
     return Cleaned(tuple(kept), tuple(removed), tuple(failed), spared)
+
+
+def _chosen(keeper: Policy, snapshots: Sequence[Snapshot], now: datetime) -> set[Snapshot]:
+    chosen: object = keeper.select(snapshots, now)
+    # What is no snapshot of these would silently keep nothing: names, copies, or the None of a forgotten return.
+    if isinstance(chosen, Iterable) and (keep := set(chosen)) <= set(snapshots):
+        return keep
+    hint = "Let select() return those of the snapshots that it was given which are to stay."
+    raise UsageTypeError(f"{keeper!r:.80} chose {chosen!r:.80}, and not snapshots", hint=hint)
 
 
 def _newest_whole(place: Place, snapshots: Sequence[Snapshot]) -> Snapshot | None:

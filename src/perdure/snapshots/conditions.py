@@ -7,11 +7,13 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..errors import UsageError, UsageTypeError
 from .durations import Duration, seconds
+
+T = TypeVar("T")
 
 Metadata: TypeAlias = Mapping[str, Any] | None
 """What is known at a consistent point, such as `{"step": 100, "loss": 0.25}`."""
@@ -20,6 +22,7 @@ AnyCondition: TypeAlias = Callable[[Metadata], object]
 """A save condition, or a function that is asked with the metadata each time and remembers nothing."""
 
 _NO_TIME = 1e-9  # below this, the number of intervals since the start is no longer exact
+_NEAR = 1e-9  # so many intervals before its end, one is over: where moments are added up, rounding makes no more of it
 
 
 # One for all: conditions are asked rarely and briefly, and a combination must be asked as a whole. Reentrant, as a signal's
@@ -90,6 +93,13 @@ class SaveCondition(ABC):
             state: What `state_dict` gave, in this run or an earlier one.
         """
 
+    def recall(self, earlier: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027 - most have nothing to remember
+        """Learn from what was saved before a restart, where nothing is remembered yet; `Running` calls it after loading.
+
+        Args:
+            earlier: The metadata of the snapshots there are, the oldest first. What is no number there is passed over.
+        """
+
     def __or__(self, other: AnyCondition) -> SaveCondition:
         return _Either(self, condition_of(other)) if callable(other) else NotImplemented
 
@@ -107,7 +117,8 @@ class PeriodicSaveCondition(SaveCondition):
     """True when an interval has passed; several that passed unasked count as one.
 
     The intervals begin at construction and follow each other without a gap: asking late does not shift the next one.
-    Measured by a clock that is never set; on most systems it stands still while the machine sleeps.
+    Measured by a clock that is never set; on most systems it stands still while the machine sleeps. Where its last digits
+    fall short of the end of an interval, that is over.
 
     Args:
         interval: Seconds, text such as `"10 min"`, or a timedelta. 0 is true on every call, infinity never.
@@ -124,7 +135,7 @@ class PeriodicSaveCondition(SaveCondition):
         self._used = 0.0  # the number of intervals that are over and answered for
 
     def due(self, metadata: Metadata) -> Callable[[], object] | None:
-        over = (self._clock() - self._start) // self.interval if self.interval > _NO_TIME else self._used + 1
+        over = self._over() if self.interval > _NO_TIME else self._used + 1
         if over <= self._used:
             return None
 
@@ -132,6 +143,11 @@ class PeriodicSaveCondition(SaveCondition):
             self._used = over
 
         return use
+
+    def _over(self) -> int:
+        now = self._clock()
+        rounding = 4 * math.ulp(abs(now) + abs(self._start))  # of the clock, of the start, and of what is computed here
+        return math.floor((now - self._start) / self.interval + min(_NEAR + rounding / self.interval, 0.25))
 
     def __repr__(self) -> str:
         return f"PeriodicSaveCondition(interval={self.interval:g})"
@@ -184,14 +200,17 @@ class EverySteps(SaveCondition):
             return {"since": self._since, "calls": self._calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there; `n` may have changed meanwhile.
-
-        Args:
-            state: What `state_dict` gave.
-        """
+        """Go on counting from there; `n` may have changed meanwhile."""
         with _lock:
             if "calls" in state:
                 self._since, self._calls = state["since"], state["calls"]
+
+    def recall(self, earlier: Sequence[Mapping[str, Any]]) -> None:
+        """Count on from the last step that was saved."""
+        with _lock:
+            if self._since is None and not self._calls:
+                steps = (_number_in(step_of, metadata) for metadata in reversed(earlier))
+                self._since = next((step for step in steps if step is not None), None)
 
     def __repr__(self) -> str:
         return f"EverySteps(n={self.n})"
@@ -256,13 +275,17 @@ class OnImprovement(SaveCondition):
         return {"metric": self.metric, "mode": self.mode, "best": self._best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the best value. That of another metric or mode is ignored.
-
-        Args:
-            state: What `state_dict` gave.
-        """
+        """Take over the best value. That of another metric or mode is ignored."""
         if (state.get("metric"), state.get("mode")) == (self.metric, self.mode):
             self._best = state["best"]
+
+    def recall(self, earlier: Sequence[Mapping[str, Any]]) -> None:
+        """Take the best value that was saved, whatever it was saved for."""
+        with _lock:
+            if self._best is None:
+                found = (_number_in(self._value, metadata) for metadata in earlier)
+                values = [value for value in found if value is not None and not math.isnan(value)]
+                self._best = (min if self.mode == "min" else max)(values, default=None)
 
     def __repr__(self) -> str:
         return f"OnImprovement(metric={self.metric!r}, mode={self.mode!r}, min_delta={self.min_delta:g})"
@@ -282,13 +305,14 @@ class _Pair(SaveCondition):
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Give each part its own; what a part does not know, it ignores.
-
-        Args:
-            state: What `state_dict` gave.
-        """
+        """Give each part its own; what a part does not know, it ignores."""
         for part, its in zip(self._parts, state.get("parts", ()), strict=False):
             part.load_state_dict(its)
+
+    def recall(self, earlier: Sequence[Mapping[str, Any]]) -> None:
+        """Let each part learn."""
+        for part in self._parts:
+            part.recall(earlier)
 
     def __repr__(self) -> str:
         return f" {self.sign} ".join(f"({part!r})" if isinstance(part, _Pair) else repr(part) for part in self._parts)
@@ -315,14 +339,10 @@ class _Function(SaveCondition):
         self._function = function
 
     def due(self, metadata: Metadata) -> Callable[[], object] | None:
-        return _nothing if self._function(metadata) else None
+        return (lambda: None) if self._function(metadata) else None
 
     def __repr__(self) -> str:
         return getattr(self._function, "__qualname__", None) or repr(self._function)
-
-
-def _nothing() -> None:
-    pass
 
 
 def condition_of(condition: AnyCondition) -> SaveCondition:
@@ -332,10 +352,13 @@ def condition_of(condition: AnyCondition) -> SaveCondition:
         condition: What a user gave.
 
     Raises:
-        UsageTypeError: It cannot be called.
+        UsageTypeError: It cannot be called, or is a class.
     """
     if isinstance(condition, SaveCondition):
         return condition
+    if isinstance(condition, type):
+        name = condition.__name__
+        raise UsageTypeError(f"{name} is a class and no save condition", hint=f"Make one of it, such as {name}(...).")
     if not callable(condition):
         hint = "Give a save condition such as EverySteps(100), or a function of the metadata."
         raise UsageTypeError(f"{condition!r:.60} is no save condition", hint=hint)
@@ -360,3 +383,10 @@ def step_of(metadata: Metadata) -> int | None:
         return int(step // 1)  # as a plain int: numpy and torch have their own
     except (TypeError, ValueError, OverflowError) as error:
         raise UsageTypeError(f"a step is a number, not {step!r:.60}", hint="Such as tick({'step': 100}).") from error
+
+
+def _number_in(look: Callable[[Metadata], T], metadata: Metadata) -> T | None:
+    try:
+        return look(metadata)
+    except UsageTypeError:  # nobody saves for its sake now
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -26,8 +27,8 @@ _READ = (
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
-NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.ENOENT, errno.EACCES)
-"""What `os.link` says where there are no hard links, or no more of this file, or the file is gone: then it is written."""
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What `fsync` of a folder says on file systems that have no such thing; anything else is a failure to store."""
 
 _HINTS = {
     errno.ENOSPC: "The disk is full: free some space, or keep fewer snapshots. Older snapshots are unchanged.",
@@ -35,7 +36,8 @@ _HINTS = {
     errno.EROFS: "The file system is read-only: remount it, or save elsewhere.",
     errno.EACCES: "Check the owner and mode of the folder and of what is in it.",
     errno.EPERM: "Check the owner and mode of the folder and of what is in it.",
-    errno.ENOENT: "The folder was removed in the middle: save again.",
+    errno.EIO: "The disk or the network behind it fails: look at the system's log, and save elsewhere meanwhile.",
+    errno.ENOENT: "The folder, or one above it, is not there, or was removed in the middle.",
     errno.ENOTDIR: "A file stands where a folder belongs: move it away.",
     errno.EEXIST: "A file stands where a folder belongs: move it away.",
     errno.EMFILE: "Too many open files in this process: raise `ulimit -n`, or close some.",
@@ -147,12 +149,15 @@ def sync_file(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder durable. Windows can neither open folders nor needs it."""
+    """Make the names in a folder durable. Windows can neither open folders nor needs it, as some file systems do not either."""
     if os.name == "nt":
         return
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(fd)
 
@@ -195,6 +200,27 @@ def make_folders(path: str, *, durable: bool) -> None:
     _lasting.add(known)
 
 
+def identity(info: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells that a file is the same, and was not written to, between two looks in one process."""
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else (0, 0, 0, 0)
+
+
+def unlink_from_others(path: str, aside: str) -> None:
+    """Make a file with several names one of its own, by a copy.
+
+    Args:
+        path: The file.
+        aside: A free name in the same folder.
+    """
+    try:
+        shutil.copy2(path, aside)
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise
+
+
 def remove_tree(path: str) -> None:
     """Remove a folder with all that is in it; others may be at it, too.
 
@@ -206,6 +232,13 @@ def remove_tree(path: str) -> None:
     except FileNotFoundError:
         if os.path.lexists(path):
             shutil.rmtree(path)
+    except PermissionError:
+        # A component may make folders that it cannot write to any more; on Windows, files alone may be so.
+        for folder, _, files in os.walk(path):
+            os.chmod(folder, 0o700)
+            for file in files if os.name == "nt" else ():
+                os.chmod(os.path.join(folder, file), 0o600)
+        shutil.rmtree(path)
 
 
 # Folders are locked by `flock` on the folder itself, so that no lock file stands among a snapshot's files and a killed process
@@ -214,6 +247,8 @@ _held: set[int] = set()
 
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+    _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
     def lock_folder(path: str, *, shared: bool = False) -> int | None:
         """Lock a folder without waiting.
@@ -232,18 +267,22 @@ if sys.platform != "win32":
             there = os.lstat(path)
             if not os.path.samestat(there, os.fstat(fd)):
                 raise FileNotFoundError(errno.ENOENT, "it was removed just now", path)
-        except OSError as error:
+        except (BlockingIOError, FileNotFoundError):
             unlock(fd)
-            if isinstance(error, (BlockingIOError, FileNotFoundError)):
-                raise
-            return None  # NFS, for one, locks only what is open for writing
+            raise
+        except OSError:
+            unlock(fd)
+            return None  # NFS, for one, locks only what is open for writing; others lock nothing
         except BaseException:
             unlock(fd)
             raise
         return fd
 
     def lock_file(path: str) -> int:
-        """Wait for the lock of a file, which is made where it is missing, and return a descriptor for `unlock`."""
+        """Wait for the lock of a file, which is made where it is missing, and return a descriptor for `unlock`.
+
+        Where this file system has no locks it waits for nothing; whoever needs one then has to notice what others do.
+        """
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             fd = os.open(path, flags)
@@ -253,6 +292,10 @@ if sys.platform != "win32":
         _held.add(fd)
         try:
             flock(fd, LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                unlock(fd)
+                raise
         except BaseException:
             unlock(fd)
             raise
@@ -264,6 +307,8 @@ if sys.platform != "win32":
             _held.discard(fd)
             try:
                 flock(fd, LOCK_UN)
+            except OSError:
+                pass  # there are no locks here; else closing it releases it, too
             finally:
                 os.close(fd)
 

@@ -41,7 +41,7 @@ def seconds(text: Duration, what: str = "a duration") -> float:
     if isinstance(text, str):
         return _parsed(text, what)
     try:
-        if isinstance(text, bool):  # True is a number to Python, and no second to anybody
+        if isinstance(text, (bool, bytes)):  # a number to Python's float, and no second to anybody
             raise TypeError
         number = text.total_seconds() if isinstance(text, timedelta) else float(text)
     except OverflowError as error:

@@ -21,11 +21,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import BackendError, CodecError, IntegrityError, PerdureError, SnapshotNotFoundError
+from ..errors import BackendError, CodecError, IntegrityError, PerdureError, SnapshotNotFoundError, UnavailableError
 from ..protocol import Backend
 from ..registry import open_backend
 from .disk import (
     explain,
+    identity,
     lock_file,
     lock_folder,
     make_folders,
@@ -37,7 +38,9 @@ from .disk import (
 )
 from .folder_draft import FolderDraft
 from .folder_reading import FolderReading
-from .manifest import MANIFEST, MAX_MANIFEST, Broken, Part, Snapshot, read_manifest
+from .manifest import Broken, Part, Snapshot, read_manifest
+from .metadata import MAX_MANIFEST
+from .names import MANIFEST
 
 OWN: Final = ".perdure-snapshots"
 _log = logging.getLogger("perdure.snapshots")
@@ -73,7 +76,8 @@ class FolderPlace:
         self._manifests: dict[str, tuple[tuple[int, int, int, int], Snapshot | Broken]] = {}
         self._whole: dict[str, list[Known]] = {}
         if os.path.lexists(self.root) and not os.path.isdir(self.root):
-            raise BackendError("this is a file, not a folder", place=self.place, hint="Give a folder for the snapshots.")
+            problem = "this is a link that leads nowhere" if os.path.islink(self.root) else "this is a file, not a folder"
+            raise BackendError(problem, place=self.place, hint="Give a folder for the snapshots.")
 
     def __repr__(self) -> str:
         return f"<FolderPlace {self.place}>"
@@ -103,8 +107,11 @@ class FolderPlace:
         path = os.path.join(self.root, name)
         try:
             info = os.lstat(os.path.join(path, MANIFEST))
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return None  # nor is a folder that is closed to us, such as lost+found
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            # Another user's, perhaps. To begin anew as if there were none would lose work; lost+found is not meant.
+            return Broken(name, explain(error, self.place, "look into it", name)) if name.endswith(".state") else None
         except OSError as error:
             raise explain(error, self.place, "look at", f"{name}/{MANIFEST}") from error
         if not stat.S_ISREG(info.st_mode):
@@ -145,12 +152,10 @@ class FolderPlace:
 
     def find(self, which: str | os.PathLike[str]) -> Snapshot:
         text = os.fspath(which)
-        if os.path.dirname(text):
-            path = os.path.abspath(text)
-            if not os.path.lexists(path) and not os.path.isabs(text):
-                path = os.path.join(self.root, text)
-        else:
-            path = os.path.join(self.root, text)
+        here, there = os.path.join(self.root, text), os.path.abspath(text)
+        # A path is one from the working folder, and a single word a name.
+        first, second = (there, here) if os.path.dirname(text) else (here, there)
+        path = os.path.realpath(first if os.path.lexists(first) or not os.path.lexists(second) else second)
         return self._read_manifest(path, os.path.basename(path))
 
     def begin(self, *, isolate: bool) -> FolderDraft:
@@ -191,7 +196,15 @@ class FolderPlace:
     def remove(self, snapshot: Snapshot) -> bool:
         if snapshot.path is None:
             raise SnapshotNotFoundError("this snapshot is not in a folder", key=snapshot.name, place=self.place)
-        path = str(snapshot.path)
+        return self._remove(str(snapshot.path), snapshot.name)
+
+    def remove_broken(self, name: str) -> None:
+        if not isinstance(self._entry(name), Broken):
+            raise SnapshotNotFoundError("there is no damaged manifest in a folder called so", key=name, place=self.place)
+        if not self._remove(os.path.join(self.root, name), name):
+            raise UnavailableError("somebody is reading this folder", key=name, place=self.place, hint="Try later.")
+
+    def _remove(self, path: str, name: str) -> bool:
         try:
             lock = lock_folder(path)
         except FileNotFoundError:
@@ -199,18 +212,18 @@ class FolderPlace:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise explain(error, self.place, "remove", snapshot.name) from error
+            raise explain(error, self.place, "remove", name) from error
         try:
             make_folders(self.own, durable=False)
             self._check_own()
             trash = os.path.join(self.own, f"trash-{os.urandom(16).hex()}")
             os.rename(path, trash)
-            # Durable before anything in it is removed: after a power cut there is the whole snapshot or none.
-            sync_folder(os.path.dirname(path))
-            sync_folder(self.own)
+            if os.path.dirname(path) != self.root:
+                sync_folder(os.path.dirname(path))
+            self.sync_names()
             remove_tree(trash)
         except OSError as error:
-            raise explain(error, self.place, "remove", snapshot.name) from error
+            raise explain(error, self.place, "remove", name) from error
         finally:
             unlock(lock)
         return True
@@ -223,6 +236,7 @@ class FolderPlace:
             return
         except OSError as error:
             raise explain(error, self.place, "sweep") from error
+        synced = False
         for name in names:
             if not name.startswith(("draft-", "trash-")):
                 continue
@@ -235,14 +249,26 @@ class FolderPlace:
                 _log.warning("what a killed process left cannot be removed: %s", explain(error, self.place, "sweep", name))
                 continue
             try:
-                if lock is not None or name.startswith("trash-"):
-                    remove_tree(path)
+                if lock is None and name.startswith("draft-"):
+                    continue
+                if not synced:
+                    self.sync_names()
+                    synced = True
+                remove_tree(path)
             except FileNotFoundError:
                 continue
             except OSError as error:  # of another user: the rest is swept all the same
                 _log.warning("what a killed process left cannot be removed: %s", explain(error, self.place, "sweep", name))
             finally:
                 unlock(lock)
+
+    def sync_names(self) -> None:
+        """Before anything is removed from what was renamed out of sight, also by who was killed then.
+
+        Else a power cut could bring a snapshot back of which some is gone.
+        """
+        sync_folder(self.root)
+        sync_folder(self.own)
 
     def lock(self) -> int:
         """Wait until no other process gives out a number; for `disk.unlock`."""
@@ -264,8 +290,3 @@ class FolderPlace:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def identity(info: os.stat_result) -> tuple[int, int, int, int]:
-    """What tells that a file is the same, and was not written to, between two looks in one process."""
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else (0, 0, 0, 0)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError
+from ..errors import BackendError, PerdureError
 from .disk import (
-    NO_LINK,
     explain,
+    identity,
     lock_folder,
     open_again,
     open_new,
     remove_tree,
     sync_file,
     sync_folder,
+    unlink_from_others,
     unlock,
     write_at,
 )
-from .manifest import CHUNK, MANIFEST, Part, Snapshot, write_manifest
-from .place import Report, cut, digest_file, digest_of_views
+from .manifest import CHUNK, Part, Snapshot, digest_of, write_manifest
+from .names import MANIFEST
+from .place import Report, changed_meanwhile, cut, digest_file, digest_of_views
 from .work import Call, Work
 from .written import written_by
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 _SMALL = 1 << 18  # to hand so little to another thread takes longer than to write it
 _ATTEMPTS = 20
+_log = logging.getLogger("perdure.snapshots")
 
 
 class FolderDraft:
@@ -43,7 +48,10 @@ class FolderDraft:
         self._parts: dict[str, Part] = {}
         self._linked: set[str] = set()
         self._adopted: list[str] = []
+        self._written: dict[str, tuple[int, int, int, int]] = {}  # files that components wrote by themselves, when digested
         self._seen: set[str] = set()
+        self._merged: set[str] = set()
+        self._published: dict[str, tuple[int, int, int, int]] = {}  # files that another process may take, when it may
         self._visible = ""
         self._committed = False
         for _ in range(_ATTEMPTS):
@@ -89,6 +97,9 @@ class FolderDraft:
         return names
 
     def settle(self) -> None:
+        for name in self._adopted:
+            self._work.submit(Call(self._digest_file, name))
+        self._adopted = []
         self._work.finish()
 
     def commit(self, snapshot: Snapshot, report: Report) -> Snapshot:
@@ -100,6 +111,8 @@ class FolderDraft:
     def publish(self, report: Report) -> list[Part]:
         try:
             self._store_all(report)
+            self._check_unchanged()
+            self._published = {name: identity(os.lstat(os.path.join(self._path, name))) for name in self._parts}
         except OSError as error:
             raise explain(error, self._place.place, "save") from error
         return list(self._parts.values())
@@ -107,32 +120,55 @@ class FolderDraft:
     def merge(self, draft: str, parts: Sequence[Part]) -> None:
         try:
             for part in parts:
-                os.rename(os.path.join(self._place.own, f"draft-{draft}", part.name), self._target(part.name))
-                self._parts[part.name] = part
+                target = self._target(part.name)
+                if not part.is_folder:
+                    # One by one: whoever sweeps that draft away meanwhile removes none that has been moved.
+                    os.rename(os.path.join(self._place.own, f"draft-{draft}", part.name), target)
+            self._parts.update((part.name, part) for part in parts)
+            self._merged.update(part.name for part in parts)
         except OSError as error:
+            self._drop({part.name.partition("/")[0] for part in parts})  # of that process alone
             raise explain(error, self._place.place, "take in what another process saved", draft) from error
 
+    def _drop(self, folders: Iterable[str]) -> None:
+        try:
+            for folder in folders:
+                remove_tree(os.path.join(self._path, folder))
+        except OSError as error:
+            raise explain(error, self._place.place, "clear away what another process saved") from error
+
     def hand_over(self, snapshot: Snapshot | None) -> None:
-        self.abandon()
+        try:
+            self.abandon()
+        except PerdureError as error:
+            _log.warning("what is left of a save could not be removed, the next one tries again: %s", error)
         self._place.known.clear()
-        if snapshot is not None:
+        if snapshot is None:
+            return
+        # What another process has put in their place was not compared by this one.
+        own = []
+        for name, published in self._published.items():
+            part = snapshot.parts.get(name)
             try:
-                self._place.know(snapshot, self._parts.values())
-            except FileNotFoundError:
-                self._place.known.clear()
+                if part == self._parts[name] and identity(os.lstat(os.path.join(str(snapshot.path), name))) == published:
+                    own.append(part)
+            except OSError:
+                continue  # a keeper of another process is just removing it
+        try:
+            self._place.know(snapshot, own)
+        except FileNotFoundError:
+            self._place.known.clear()
 
     def _store_all(self, report: Report) -> None:
         """Wait until all parts are written, and make them durable."""
-        for name in self._adopted:
-            self._work.submit(Call(self._digest_file, name))
-        self._adopted = []
-        self._work.finish()
+        self.settle()
         if not self._place.durable:
             report(sum(part.size for part in self._parts.values()))
             return
         folders = set()
         for name, part in self._parts.items():
-            self._work.submit(Call(self._sync, name, report, part.size))
+            if not part.is_folder:
+                self._work.submit(Call(self._sync, name, report, part.size))
             while "/" in name:
                 name = name.rpartition("/")[0]
                 folders.add(os.path.join(self._path, *name.split("/")))
@@ -140,9 +176,16 @@ class FolderDraft:
             self._work.submit(Call(sync_folder, folder))
         self._work.finish()
 
+    def _check_unchanged(self) -> None:
+        """What is digested must not be written to any more, by a descriptor that its component left open."""
+        for name, written in self._written.items():
+            if identity(os.lstat(os.path.join(self._path, name))) != written:
+                raise changed_meanwhile(name)
+
     def _commit(self, snapshot: Snapshot, report: Report) -> Snapshot:
         place = self._place
         self._store_all(report)
+        self._check_unchanged()
         parts = {name: self._parts[name] for component in snapshot.components.values() for name in component.parts}
         lock = place.lock()
         try:
@@ -166,7 +209,7 @@ class FolderDraft:
             unlock(lock)
         place.known.clear()
         try:
-            place.know(snapshot, parts.values())
+            place.know(snapshot, [part for name, part in parts.items() if name not in self._merged])
         except FileNotFoundError:
             place.known.clear()  # a keeper of another process has removed it already
         self._release()
@@ -188,6 +231,7 @@ class FolderDraft:
             if self._visible and not self._committed:  # nobody knows whether it would still be there after a power cut
                 os.rename(self._visible, self._path)
                 self._visible = ""
+                self._place.sync_names()
             if not self._committed and os.path.isdir(self._path):
                 remove_tree(self._path)
         except OSError as error:
@@ -216,30 +260,36 @@ class FolderDraft:
         known = self._place.known.get(part.chunks) if self._place.share and part.size else None
         if known is None:
             return False
-        from .folder import identity
-
+        link = f"{target}.{self.id}" if there else target
         try:
             if identity(os.lstat(known.path)) != known.identity:
                 return False
-            if there:
-                aside = f"{target}.{self.id}"
-                os.link(known.path, aside)
-                os.replace(aside, target)
-            else:
-                os.link(known.path, target)
-        except OSError as error:
-            if error.errno in NO_LINK:
-                return False
-            raise explain(error, self._place.place, "write", part.name) from error
+            os.link(known.path, link)
+        except OSError:
+            return False  # no hard links here, or no more of this one, or it is gone: writing it tells what else is wrong
+        if there:
+            try:
+                os.replace(link, target)
+            except OSError as error:
+                raise explain(error, self._place.place, "write", part.name) from error
         return True
 
     def _digest_file(self, name: str) -> None:
         path = os.path.join(self._path, *name.split("/"))
+        if name[-1] == "/":
+            self._parts[name] = Part(name, 0, (digest_of(b""),))
+            return
         try:
+            info = os.lstat(path)
+            if info.st_nlink > 1:  # whoever has the other name for it would change the snapshot
+                unlink_from_others(path, f"{path}.{self.id}")
             size, chunks = digest_file(path)
+            if not self.keep(Part(name, size, chunks), path, there=True):
+                # All snapshots share it from now on: nobody shall open it for writing by mistake.
+                os.chmod(path, stat.S_IMODE(info.st_mode) & ~0o222)
+                self._written[name] = identity(os.lstat(path))
         except OSError as error:
             raise explain(error, self._place.place, "look at what was saved", name) from error
-        self.keep(Part(name, size, chunks), path, there=True)
 
     def _sync(self, name: str, report: Report, size: int) -> None:
         try:

@@ -75,6 +75,8 @@ class FolderReading:
             for part in parts:
                 try:
                     self._refuse_links(part.name)
+                    if part.is_folder:
+                        continue  # it is there, as that has just found out
                     fd = open_read(os.path.join(self._folder, part.name))
                     opened.append(fd)
                     size = os.fstat(fd).st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import importlib
 import random
 import sys
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CodecError, UsageError, UsageTypeError
 
-__all__ = ["RandomGenerators"]
+__all__ = ["OneGenerator", "RandomGenerators"]
 
 
 class _Source(NamedTuple):
@@ -95,6 +96,48 @@ class RandomGenerators:
             source.set(stored)
         for device, stored in enumerate(cuda):
             importlib.import_module("torch").cuda.set_rng_state(stored, device)
+
+
+class OneGenerator:
+    """A generator that is a component by itself.
+
+    Args:
+        generator: One of those that `RandomGenerators` takes. Not of a subclass that adds attributes to it, as these would be
+            lost.
+
+    Raises:
+        UsageTypeError: Something else.
+    """
+
+    def __init__(self, generator: object) -> None:
+        more = hasattr(generator, "__dict__") or copyreg._slotnames(type(generator))  # type: ignore[attr-defined]  # noqa: SLF001
+        source = None if more and type(generator) is not random.Random else _source(generator)
+        if source is None:
+            raise UsageTypeError(f"{generator!r:.80} is no random generator whose whole state can be saved")
+        self._source = source
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its kind and state."""
+        return {"kind": self._source.kind, "state": self._source.get()}
+
+    def rehearse(self, state: Any) -> Callable[[], object]:
+        """Look whether it can have a state, and return what sets it.
+
+        Raises:
+            UsageError: It is the state of another kind of generator.
+            CodecError: It is no such state.
+        """
+        try:
+            kind, stored = str(state["kind"]), state["state"]
+            if kind == self._source.kind:
+                self._source.rehearse(stored)
+        except Exception as error:
+            problem = f"this is no state of a random generator: {type(error).__name__}: {str(error)[:200]}"
+            raise CodecError(problem, hint="Register the same kind of object as when it was saved.") from error
+        if kind != self._source.kind:
+            problem = f"the state is that of {kind:.100}, and registered is {self._source.kind}"
+            raise UsageError(problem, hint="Register the same kind of generator as when it was saved.")
+        return partial(self._source.set, stored)
 
 
 def _global_sources(wanted: Callable[[str], bool]) -> Iterable[_Source]:

@@ -3,7 +3,7 @@
 ::
 
     keeper = KeepLatest(3) | KeepBest(1, "loss") | KeepThinned()
-    str(keeper)  # "latest=3,best=1:loss,thinned", which `parse_keeper` reads
+    str(keeper)  # "latest=3,best=1:loss,thinned", which `keep_spelling.parse_keeper` reads
 
 A keeper only chooses; it removes nothing. Snapshots are in the order of their sequence numbers, because clocks are set back:
 one that says to be older than one before it, or to come from the future, is taken for young.
@@ -14,28 +14,39 @@ from __future__ import annotations
 import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import reduce
-from itertools import pairwise
-from typing import Any, Final, SupportsIndex
-from urllib.parse import unquote
+from itertools import chain, pairwise
+from typing import Any, Final, Protocol, SupportsIndex
 
 from ..errors import UsageError, UsageTypeError
 from .durations import Duration, seconds
 from .manifest import Snapshot
 
-__all__ = ["KeepBest", "KeepEvery", "KeepLatest", "KeepThinned", "KeepYoungerThan", "Keeper", "parse_keeper"]
+__all__ = ["KeepBest", "KeepEvery", "KeepLatest", "KeepThinned", "KeepYoungerThan", "Keeper"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST: Final = 1e13  # seconds; three hundred thousand years, with which times can still be reckoned
+_NAMED: Final = 20  # metrics that a message lists
 _RULES: Final = (("1h", None), ("1d", "1h"), (None, "1d"))
-_EXAMPLES: Final = "latest=3, every=10, younger=7d, best=1:loss, best=1:accuracy:max, thinned"
+
+
+class Policy(Protocol):
+    """What `StateStore(keep=)` takes: a keeper, or any object with this one method."""
+
+    def select(self, snapshots: Sequence[Snapshot], now: datetime) -> Iterable[Snapshot]:
+        """Choose those to keep; see `Keeper.select`."""
+        ...
+
+
+def is_policy(object_: object) -> bool:
+    """Whether it can choose; a class cannot."""
+    return callable(getattr(object_, "select", None)) and not isinstance(object_, type)
 
 
 class Keeper(ABC):
-    """A policy of what to keep. One of your own needs `select` alone.
+    """A policy of what to keep. One of your own needs `select` alone, and to be combined with those here not even this class.
 
     `a | b` keeps what any of both keeps, `a & b` what both keep. All keepers here are immutable, comparable and safe from any
     thread, and go through the snapshots once.
@@ -56,11 +67,30 @@ class Keeper(ABC):
             UsageError: `now` has no time zone, and the policy depends on time.
         """
 
-    def __or__(self, other: Keeper) -> Keeper:
-        return _Either(_parts(_Either, self) + _parts(_Either, other)) if isinstance(other, Keeper) else NotImplemented
+    def lacks(self, snapshots: Sequence[Snapshot]) -> list[str]:
+        """Name the metrics this goes by that no snapshot has as a number, which mostly are misspelt ones.
 
-    def __and__(self, other: Keeper) -> Keeper:
-        if not isinstance(other, Keeper):
+        Args:
+            snapshots: As for `select`; where there are none, nothing is lacking.
+
+        Returns:
+            The metrics, each once. Always empty for a policy that goes by none.
+        """
+        return []
+
+    def __or__(self, other: Policy) -> Keeper:
+        if not is_policy(other):
+            return NotImplemented
+        return _Either(_parts(_Either, self) + _parts(_Either, other))
+
+    def __ror__(self, other: Policy) -> Keeper:
+        return _Either((other, *_parts(_Either, self))) if is_policy(other) else NotImplemented
+
+    def __rand__(self, other: Policy) -> Keeper:
+        return _Both((other,)) & self if is_policy(other) else NotImplemented
+
+    def __and__(self, other: Policy) -> Keeper:
+        if not is_policy(other):
             return NotImplemented
         # (a | b) & c becomes a & c | b & c, which keeps the same and can be spelled without parentheses.
         both = [_Both(_parts(_Both, a) + _parts(_Both, b)) for a in _parts(_Either, self) for b in _parts(_Either, other)]
@@ -69,12 +99,16 @@ class Keeper(ABC):
 
 @dataclass(frozen=True, repr=False)
 class _Joined(Keeper):
-    parts: tuple[Keeper, ...]
+    parts: tuple[Policy, ...]
+
+    def lacks(self, snapshots: Sequence[Snapshot]) -> list[str]:
+        lacking = (part.lacks(snapshots) for part in self.parts if isinstance(part, Keeper))
+        return list(dict.fromkeys(chain.from_iterable(lacking)))
 
 
 class _Either(_Joined):
     def select(self, snapshots: Sequence[Snapshot], now: datetime) -> set[Snapshot]:
-        return set.union(*(part.select(snapshots, now) for part in self.parts))
+        return set().union(*(part.select(snapshots, now) for part in self.parts))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.parts))
@@ -85,7 +119,7 @@ class _Either(_Joined):
 
 class _Both(_Joined):
     def select(self, snapshots: Sequence[Snapshot], now: datetime) -> set[Snapshot]:
-        return set.intersection(*(part.select(snapshots, now) for part in self.parts))
+        return set(snapshots).intersection(*(part.select(snapshots, now) for part in self.parts))
 
     def __str__(self) -> str:
         return "&".join(map(str, self.parts))
@@ -94,8 +128,8 @@ class _Both(_Joined):
         return " & ".join(map(repr, self.parts))
 
 
-def _parts(kind: type[_Joined], keeper: Keeper) -> tuple[Keeper, ...]:
-    return keeper.parts if isinstance(keeper, kind) else (keeper,)
+def _parts(kind: type[_Joined], policy: Policy) -> tuple[Policy, ...]:
+    return policy.parts if isinstance(policy, kind) else (policy,)
 
 
 @dataclass(frozen=True)
@@ -149,7 +183,11 @@ class KeepEvery(Keeper):
 
 @dataclass(frozen=True, init=False, repr=False)
 class KeepYoungerThan(Keeper):
-    """Keep those saved less than a time span ago. A snapshot is at least as young as each one before it, whatever it says.
+    """Keep those saved less than a time span ago.
+
+    A snapshot is at least as young as each one before it, whatever it says, unless the one before says to come from the future.
+    One of these is kept until its time has come and the span has passed, so what was saved with the clock a year ahead stays a
+    year longer; about others it tells nothing.
 
     Args:
         age: A `timedelta`, seconds, or text such as `"7d"`; above zero.
@@ -213,9 +251,14 @@ class KeepBest(Keeper):
         ranked: list[tuple[float, int, Snapshot]] = []
         for snapshot in snapshots:
             value: Any = snapshot.metadata.get(self.metric)
-            if type(value) in (int, float) and value == value:  # which NaN is not
+            if _is_number(value) and value == value:  # which NaN is not
                 ranked.append((sign * value, -snapshot.sequence, snapshot))
         return {snapshot for _, _, snapshot in sorted(ranked, key=operator.itemgetter(0, 1))[: self.n]}
+
+    def lacks(self, snapshots: Sequence[Snapshot]) -> list[str]:
+        # A loss that is NaN is there: the job has gone wrong, and not the spelling.
+        known = any(_is_number(snapshot.metadata.get(self.metric)) for snapshot in snapshots)
+        return [] if known or not snapshots else [self.metric]
 
     def __str__(self) -> str:
         # The signs that mean something to `parse_keeper` are escaped as in a URL.
@@ -295,63 +338,29 @@ class KeepThinned(Keeper):
         return "KeepThinned()" if self == KeepThinned() else f"KeepThinned({rules!r})"
 
 
-def parse_keeper(text: str) -> Keeper:
-    """Read a policy as the command line spells it, and as `str(keeper)` does.
+def numbers_in(snapshots: Iterable[Snapshot]) -> list[str]:
+    """The names of all metadata that are a number in some snapshot, sorted."""
+    return sorted({name for snapshot in snapshots for name, value in snapshot.metadata.items() if _is_number(value)})
+
+
+def lacking(metrics: Sequence[str], snapshots: Iterable[Snapshot]) -> UsageError:
+    """The error about metrics that no snapshot has.
 
     Args:
-        text: `latest=3`, `every=10`, `younger=7d`, `best=2` (by the loss), `best=2:loss`, `best=2:accuracy:max`, `thinned`, or
-            `thinned=1h:all/1d:1h/ever:1d`, which is how `thinned` alone is understood: ages, each with its spacing. Several
-            with `,` or `|` between them keep what any of them keeps; with `&`, which binds tighter, what all of them keep.
-            In the name of a metric these signs are written as in a URL, such as `%2C` for a comma.
-
-    Raises:
-        UsageError: It cannot be read.
+        metrics: What `Keeper.lacks` has named, one at least.
+        snapshots: Those which it was asked about.
     """
-    if not isinstance(text, str):
-        raise UsageTypeError(f"a policy is spelled as text, not {text!r:.60}", hint=f"Such as {_EXAMPLES}.")
-    alternatives = re.split("[,|]", text)
-    return reduce(operator.or_, (reduce(operator.and_, map(_read_one, words.split("&"))) for words in alternatives))
+    from difflib import get_close_matches
+
+    there = numbers_in(snapshots)
+    close = [match for name in metrics for match in get_close_matches(name, there, 1, 0.5)]
+    listed = ", ".join(f"{name!r:.60}" for name in there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
+    hint = (f"Did you mean {close[0]!r:.60}? " if close else "") + f"There are: {listed or 'none'}."
+    return UsageError(f"no snapshot has a number {' or '.join(f'{name!r:.60}' for name in metrics)}", hint=hint)
 
 
-def _read_one(word: str) -> Keeper:
-    name, equals, told = (side.strip() for side in word.partition("="))
-    reader = _READERS.get(name)
-    if reader is None:
-        from difflib import get_close_matches
-
-        close = get_close_matches(name.lower(), _READERS, 1, 0.5)
-        hint = (f"Did you mean {close[0]!r}? " if close else "") + f"Policies are such as {_EXAMPLES}."
-        raise UsageError(f"no policy is called {name!r:.60}" if name else "a policy is missing", hint=hint)
-    try:
-        return reader(told if equals else None)
-    except UsageError as error:
-        raise UsageError(f"{word!r:.200}: {error.problem}", hint=error.hint) from error
-
-
-def _read_best(told: str | None) -> Keeper:
-    n, *words = (told or "").split(":")
-    if len(words) > 2 or words in (["min"], ["max"]):
-        hint = "Write best=NUMBER:METRIC or best=NUMBER:METRIC:max; a colon in the name of a metric is %3A."
-        raise UsageError("this is not a number, a metric and a mode", hint=hint)
-    return KeepBest(_number(n, "best=1:loss"), *map(unquote, words))
-
-
-def _read_thinned(told: str | None) -> Keeper:
-    if told is None:
-        return KeepThinned()
-    rules: list[tuple[str | None, str | None]] = []
-    for rule in told.split("/"):
-        age, colon, spacing = rule.partition(":")
-        if not colon:
-            raise UsageError(f"{rule!r:.60} is no AGE:SPACING", hint="Such as thinned=1h:all/1d:1h/ever:1d.")
-        rules.append((None if age == "ever" else age, None if spacing == "all" else spacing))
-    return KeepThinned(rules)
-
-
-def _number(told: str | None, example: str) -> int:
-    if not told or not re.fullmatch("-?[0-9]{1,1000}", told):
-        raise UsageError(f"{told!r:.60} is no whole number" if told else "a number is missing", hint=f"Such as {example}.")
-    return int(told)
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _whole(n: SupportsIndex, least: int, what: str) -> int:
@@ -384,12 +393,3 @@ def _spell_rules(rules: Iterable[tuple[timedelta | None, timedelta | None]]) -> 
 def _check(now: datetime) -> None:
     if now.tzinfo is None:
         raise UsageError(f"the time {now} has no time zone", hint="Pass datetime.now(UTC).")
-
-
-_READERS: Final[dict[str, Callable[[str | None], Keeper]]] = {
-    "latest": lambda told: KeepLatest(_number(told, "latest=3")),
-    "every": lambda told: KeepEvery(_number(told, "every=10")),
-    "younger": lambda told: KeepYoungerThan(told or ""),
-    "best": _read_best,
-    "thinned": _read_thinned,
-}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ..errors import CodecError, ComponentError, IntegrityError, SnapshotNotFoundError, UntrustedError, UsageError
+from ..errors import CodecError, ComponentError, IntegrityError, PerdureError, SnapshotNotFoundError, UntrustedError, UsageError
 from ..mapping.progress import Progress, reporting
 from .components import Registered, spell_names
 from .manifest import Broken, Part, Snapshot
@@ -37,7 +39,7 @@ class Loading:
 
     def latest(self, strict: bool, progress: Progress) -> Snapshot | None:
         """Restore from the newest snapshot that is whole. Raises as `StateStore.load_latest`."""
-        failures: dict[str, CodecError] = {}
+        failures: dict[str, PerdureError] = {}
         gone = 0
         while True:
             entries = self._place.entries()
@@ -54,7 +56,7 @@ class Loading:
             snapshot = snapshots[-1]
             try:
                 self.load(snapshot, strict, progress)
-                return snapshot
+                return replace(snapshot, metadata=deepcopy(snapshot.metadata))  # which callers may change
             except SnapshotNotFoundError:
                 gone += 1  # removed by another process since it was listed
                 if gone > 100:
@@ -66,8 +68,9 @@ class Loading:
                 _log.warning("passed over, as it is damaged: %s", error)
         if failures:
             first = next(iter(failures.values()))
+            many = f"none of {len(failures)} snapshots is whole; one of them" if len(failures) > 1 else None
             raise IntegrityError(
-                f"none of {len(failures)} snapshots is whole; one of them: {first.problem}",
+                f"{many or 'the only snapshot is not whole'}: {first.problem}",
                 key=first.key,
                 place=self._place.place,
                 hint="Look with `perdure snapshots --verify`; to begin anew, use another place or move these away.",
@@ -95,8 +98,7 @@ class Loading:
         extra = sorted(saved.keys() - set(mine.values()))
         if strict and (lacking or extra):
             raise UsageError(
-                f"the snapshot holds {spell_names(list(saved))}, and registered are {spell_names(self._components)}; "
-                f"it lacks {spell_names(lacking)}, and {spell_names(extra)} of it are not registered",
+                _compare(list(saved), list(mine), lacking, extra),
                 key=snapshot.name,
                 place=self._place.place,
                 hint="Register the same objects as when it was saved, or load with strict=False.",
@@ -129,15 +131,24 @@ class Loading:
                 raise error
         folder = reading.fetch_files(self._parts_of(snapshot, files), report) if files else None
         memory = reading.fetch(self._parts_of(snapshot, [name for name in names if name not in files]), report)
+        live = {name: registered.target for name, registered in self._components.items()}
         steps = []
         for name in names:
             try:
-                prepare = self._components[name].prepare
-                steps.append((name, prepare(self._saved_name(name), folder, memory.__getitem__, trusted=self._trusted)))
-            except CodecError as error:
+                prepare, there = self._components[name].prepare, self._saved_name(name)
+                steps.append((name, prepare(there, folder, memory.__getitem__, trusted=self._trusted, live=live)))
+            except (CodecError, UsageError) as error:
                 part = error.key if isinstance(error.key, str) else name
                 error.key, error.place = f"{snapshot.name}/{part}", self._place.place
                 raise
+            except Exception as error:  # of its own code
+                raise ComponentError(
+                    f"component {name!r} could not tell what it is now: {type(error).__name__}: {error}; no object was touched",
+                    key=snapshot.name,
+                    place=self._place.place,
+                    component=name,
+                    untouched=names,
+                ) from error
         return steps
 
     def _apply(self, snapshot: Snapshot, steps: list[tuple[str, Callable[[], object]]]) -> None:
@@ -155,6 +166,19 @@ class Loading:
                     loaded=names[:number],
                     untouched=names[number + 1 :],
                 ) from error
+
+
+def _compare(saved: list[str], mine: list[str], lacking: list[str], extra: list[str]) -> str:
+    """Say what a snapshot holds, what is registered, and how that differs."""
+    is_registered = "nothing is registered"
+    if mine:
+        is_registered = f"registered {'is' if len(mine) == 1 else 'are'} {spell_names(mine)}"
+    said = []
+    if lacking:
+        said.append(f"it lacks {spell_names(lacking)}")
+    if extra and mine:
+        said.append(f"{spell_names(extra)} of it {'is' if len(extra) == 1 else 'are'} not registered")
+    return "; ".join([f"the snapshot holds {spell_names(saved)}, and {is_registered}", ", and ".join(said)]).removesuffix("; ")
 
 
 def one_by_one(report: Callable[[int], object]) -> Report:

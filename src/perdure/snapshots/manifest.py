@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,13 +26,11 @@ from typing import Any, Final, TypeVar
 
 from blake3 import blake3
 
-from ..errors import CodecError, IntegrityError, UsageError
+from ..errors import CodecError, IntegrityError, PerdureError, UsageError
+from .metadata import MAX_MANIFEST, too_large
+from .names import MANIFEST, check_places, why_bad_name, why_bad_path
 
-MANIFEST: Final = "manifest.json"
 MAX_SEQUENCE: Final = 10**15
-MAX_MANIFEST: Final = 64 << 20
-"""Bytes; half a million parts."""
-
 CHUNK: Final = 16 << 20
 """Parts are digested, and in a bucket stored, in pieces of this many bytes."""
 
@@ -40,7 +38,7 @@ T = TypeVar("T")
 _FORMAT = "perdure snapshot "
 _VERSION = 1
 _digest = re.compile(r"[0-9a-f]{64}").fullmatch
-_unsafe = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]').search
+_told_format = re.compile(rb'\{\s*"format": "%s([1-9][0-9]{0,8})"' % _FORMAT.encode()).match
 _SEAL = b',\n "seal": "%s"\n}\n'
 _SEAL_BYTES = len(_SEAL) - 2 + 64
 _HINT = "Use another snapshot; `perdure snapshots --verify` tells which are whole."
@@ -56,7 +54,7 @@ class Part:
     """A file of a snapshot.
 
     Attributes:
-        name: Its path inside the snapshot, such as `"model/weight.npy"`.
+        name: Its path inside the snapshot, such as `"model/weight.npy"`; that of a folder with nothing in it ends in `/`.
         size: Its length in bytes.
         chunks: The digests of its pieces of `CHUNK` bytes each, the last one shorter; of an empty part, of nothing.
         homes: In a bucket: by which save each piece was uploaded. Empty where all came with this snapshot.
@@ -66,6 +64,11 @@ class Part:
     size: int
     chunks: tuple[str, ...]
     homes: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is an empty folder, as components may make one: then its name ends in `/`, and its size is 0."""
+        return self.name.endswith("/")
 
     @property
     def digest(self) -> str:
@@ -123,6 +126,10 @@ class Snapshot:
         """Bytes of all parts; less is stored where parts are shared with other snapshots."""
         return sum(part.size for part in self.parts.values())
 
+    def __fspath__(self) -> str:
+        """Its folder, or its name where it has none; so it can be given where a path is asked for."""
+        return str(self.path or self.name)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Snapshot) and (other.id, other.name) == (self.id, self.name)  # a copy is another one
 
@@ -136,7 +143,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Something in the place of a snapshot that is none: damaged, or of a newer format. It is never counted, nor removed.
+    """Something in the place of a snapshot that is none: damaged, or of a newer format. Never counted; removed when asked.
 
     Attributes:
         name: The name it has.
@@ -144,11 +151,24 @@ class Broken:
     """
 
     name: str
-    error: CodecError
+    error: PerdureError
 
 
 def write_manifest(snapshot: Snapshot) -> bytes:
-    """The bytes of a manifest."""
+    """The bytes of a manifest.
+
+    Raises:
+        UsageError: Nobody could read it: it is too large, or has a name or parts that no snapshot has.
+    """
+    problem = why_bad_name(snapshot.name)
+    if problem:
+        hint = "Change state_name_format, or the name of the folder."
+        raise UsageError(f"a snapshot cannot be called {snapshot.name!r:.80}: {problem}", place=snapshot.place, hint=hint)
+    try:
+        check_places(snapshot.parts)
+    except ValueError as error:
+        hint = "Let each component write under its own path only."
+        raise UsageError(str(error), key=snapshot.name, place=snapshot.place, hint=hint) from error
     content = {
         "format": f"{_FORMAT}{_VERSION}",
         "id": snapshot.id,
@@ -162,6 +182,8 @@ def write_manifest(snapshot: Snapshot) -> bytes:
         "parts": {part.name: _spell_part(part) for part in snapshot.parts.values()},
     }
     body = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass").removesuffix(b"\n}")
+    if len(body) + _SEAL_BYTES > MAX_MANIFEST:
+        raise too_large(len(body) + _SEAL_BYTES).at(snapshot.name, snapshot.place)
     return body + _SEAL % blake3(body).hexdigest().encode()
 
 
@@ -179,16 +201,16 @@ def read_manifest(data: bytes, name: str, place: str, path: Path | None = None) 
         CodecError: It is of a newer format.
     """
     key = f"{name}/{MANIFEST}"
-    told = re.match(rb'\{\s*"format": "%s(\d{1,9})"' % _FORMAT.encode(), data)
-    body = data[:-_SEAL_BYTES]
-    if not told or data != body + _SEAL % blake3(body).hexdigest().encode():
-        raise IntegrityError("the manifest is damaged or foreign", key=key, place=place, hint=_HINT)
-    if int(told[1]) > _VERSION:
+    told = _told_format(data)
+    if told and int(told[1]) > _VERSION and not _is_only_renumbered(data, told):
         problem = f"the snapshot is of format {int(told[1])}, and this version knows {_VERSION}"
         raise CodecError(problem, key=key, place=place, hint="Upgrade perdure.")
+    if not told or int(told[1]) > _VERSION or not _is_sealed(data):
+        raise IntegrityError("the manifest is damaged or foreign", key=key, place=place, hint=_HINT)
     try:
-        content = json.loads(body.decode("utf-8", "surrogatepass") + "}")
+        content = json.loads(data[:-_SEAL_BYTES].decode("utf-8", "surrogatepass") + "}")
         parts = {name: read_part(name, told) for name, told in _of(dict, content["parts"]).items()}
+        check_places(parts)
         told_components = _of(dict, content["components"]).items()
         return Snapshot(
             id=check_id(content["id"]),
@@ -207,6 +229,16 @@ def read_manifest(data: bytes, name: str, place: str, path: Path | None = None) 
         raise IntegrityError(f"the manifest says what no manifest says: {error!r}", key=key, place=place, hint=_HINT) from error
 
 
+def _is_sealed(data: bytes) -> bool:
+    return data[-_SEAL_BYTES:] == _SEAL % blake3(memoryview(data)[:-_SEAL_BYTES]).hexdigest().encode()
+
+
+def _is_only_renumbered(data: bytes, told: re.Match[bytes]) -> bool:
+    """Tell whether a manifest of a format we know says another one by damage: the seal of a newer one may be anything."""
+    head, rest = data[: told.start(1)], data[told.end(1) :]
+    return any(_is_sealed(b"%s%d%s" % (head, known, rest)) for known in range(1, _VERSION + 1))
+
+
 def _spell_component(component: Component) -> dict[str, Any]:
     return {"kind": component.kind, "parts": list(component.parts)} | (
         {} if component.rank is None else {"rank": component.rank}
@@ -217,7 +249,9 @@ def _read_component(name: str, told: Mapping[str, Any], parts: Mapping[str, Part
     its = tuple(_of(list, told["parts"]))
     if not all(part in parts for part in its):
         raise ValueError(f"component {name!r} has parts that are nowhere")
-    if told["kind"] != "files" and (its[:1] != (f"{name}.pkl",) or not all(part.startswith(f"{name}/") for part in its[1:])):
+    inner = f"{name}/"
+    packed = its[:1] == (f"{name}.pkl",) and all(part.startswith(inner) and part[-1] != "/" for part in its[1:])
+    if told["kind"] != "files" and not packed:
         raise ValueError(f"component {name!r} has parts of others")
     rank = told.get("rank")
     return Component(_of(str, told["kind"]), its, None if rank is None else _number(rank, 1 << 30))
@@ -241,8 +275,11 @@ def read_part(name: str, told: Mapping[str, Any]) -> Part:
     pieces = max(1, -(-size // CHUNK))
     if len(chunks) != pieces or (homes and len(homes) != pieces) or not all(map(_is_digest, chunks)):
         raise ValueError(f"{name!r} does not have {pieces} pieces")
-    if len(name) > 1000 or any(is_bad_name(segment) for segment in name.split("/")) or name.casefold() == MANIFEST:
-        raise ValueError(f"{name!r} is no name of a part")
+    problem = why_bad_path(name)
+    if problem:
+        raise ValueError(f"{name!r:.80} is no name of a part: {problem}")
+    if name.endswith("/") and (size or chunks != [digest_of(b"")]):
+        raise ValueError(f"{name!r:.80} is a folder, and has bytes")
     return Part(name, size, tuple(chunks), tuple(map(check_id, homes)))
 
 
@@ -270,57 +307,7 @@ def _of(kind: type[T], value: Any) -> T:
 
 
 def _checked_name(name: Any) -> str:
-    if is_bad_name(_of(str, name)):
-        raise ValueError(f"{name!r:.80} is no name of a snapshot")
+    problem = why_bad_name(_of(str, name))
+    if problem:
+        raise ValueError(f"{name!r:.80} is no name of a snapshot: {problem}")
     return str(name)
-
-
-def is_bad_name(name: str) -> bool:
-    """Tell whether a name cannot stand in a path on every system: empty, too long, or with separators or control characters."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return True
-    return name in ("", ".", "..") or size > 255 or _unsafe(name) is not None
-
-
-def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of what the user wants to have in the manifest, as JSON gives it back.
-
-    Raises:
-        UsageError: JSON cannot hold it.
-    """
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
-        raise UsageError(f"metadata is a dict with names, not {metadata!r:.60}", hint='Such as {"step": 100, "loss": 0.25}.')
-    plain: dict[str, Any] = {}
-    for name, value in metadata.items():
-        try:
-            # A number of numpy or torch is what `item` makes of it; a metric mostly is one.
-            plain[name] = json.loads(json.dumps(value, default=lambda odd: odd.item()))
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            hint = "Metadata are numbers, text, lists and dicts; register what is more as a component."
-            raise UsageError(f"metadata {name!r} is nothing that JSON can hold: {error}", hint=hint) from error
-    return plain
-
-
-def check_component_name(name: object, taken: Sequence[str] = ()) -> str:
-    """A name for a registered object, which also names its files on every system.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if not isinstance(name, str):
-        raise UsageError(f"a component is registered by a name, not by {name!r:.60}")
-    if is_bad_name(name) or len(name.encode()) > 200 or name[0] == "." or name[-1] in ". ":
-        hint = "Use letters, digits, '_' and '-'."
-        raise UsageError(f"a component cannot be called {name!r:.80}: its files are named after it", hint=hint)
-    stem = name.rpartition(".")[0] or name
-    if stem.casefold() == "manifest":
-        raise UsageError(f"a component cannot be called {name!r}: the snapshot's own manifest has that name")
-    for other in taken:
-        if (other.rpartition(".")[0] or other).casefold() == stem.casefold():
-            problem = f"components {other!r} and {name!r} would write the same files, such as {stem}.pkl"
-            raise UsageError(problem, hint="Let their names differ in more than case or what follows a dot.")
-    return name

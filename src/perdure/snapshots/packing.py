@@ -4,20 +4,20 @@ A pickle runs what it names. A reader that does not trust it allows plain data o
 in `plain`, `arrays` and `tensors`, and the classes registered by `perdure.register_type`. The bytes are the same either way.
 Nothing in them can run code then, except that of registered classes: their `decode`, and what their instances do on being
 called, appended to or assigned to by key. Who writes them on purpose can still let reading take long, or end the process.
+
+Objects that are registered are not copied: they stand in the pickles of others by their names, and become the very same again.
 """
 
 from __future__ import annotations
 
 import copyreg
 import gc
-import heapq
 import pickle
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from operator import methodcaller
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from ..codecs.pickle import blame
 from ..errors import CodecError, IntegrityError, PerdureError, UntrustedError
@@ -31,9 +31,12 @@ _HINT: Final = (
 )
 _DAMAGE: Final = (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError)
 _ALLOWED: Final = plain.HARMLESS | arrays.HARMLESS | tensors.HARMLESS
+_STORING: Final = frozenset(
+    (made.__module__, made.__name__) for made in (plain.attributes, arrays.fill, tensors.tensor_attributes)
+)
+_DECODING: Final = (plain.registered.__module__, plain.registered.__name__)
+_NONE: Final[Mapping[str, object]] = {}
 
-_DEEPEST: Final = 6
-_LOOKED_AT: Final = 10_000
 _SMALL: Final = 1 << 17  # bytes, from which on it pays not to copy a piece; the frames of pickle have half of that
 
 
@@ -50,7 +53,7 @@ class Packed(NamedTuple):
     pieces: list[bytes | memoryview]
 
 
-def pack(value: object, stem: str, *, own: int = 1 << 18) -> list[Packed]:
+def pack(value: object, stem: str, *, own: int = 1 << 18, live: Mapping[str, object] = _NONE) -> list[Packed]:
     """Turn a value into parts: first the pickle `<stem>.pkl`, then each large array as `<stem>/<its place in the value>.npy`.
 
     Arrays keep type, shape and order (C or Fortran), tensors also the attributes that Python code gave them; both come back
@@ -62,15 +65,18 @@ def pack(value: object, stem: str, *, own: int = 1 << 18) -> list[Packed]:
         value: Anything that pickle takes.
         stem: The name of the component.
         own: The bytes from which on an array or tensor gets a part of its own.
+        live: Objects that are saved as their names wherever they occur, by these. (Not those that are exactly lists, dicts and
+            the like, which pickle asks nobody about.)
 
     Raises:
         CodecError: Pickle does not take it.
 
-    Cost: that of `pickle.dumps`, without copies of the arrays. Arrays that are not contiguous are copied.
+    Cost: that of `pickle.dumps`, without copies of the arrays. Arrays that are not contiguous are copied. Objects of the types
+    of those in `live` take a microsecond more each.
     """
     key = f"{stem}.pkl"
     try:
-        return _dump(value, stem, own)
+        return _dump(value, stem, own, live)
     except RecursionError as error:
         raise CodecError("it is nested too deeply to be pickled", key=key, hint="Flatten it.") from error
     except PerdureError as error:
@@ -79,13 +85,14 @@ def pack(value: object, stem: str, *, own: int = 1 << 18) -> list[Packed]:
     except MemoryError:
         raise
     except Exception as error:
-        path, part = blame(value, lambda part: _dump(part, stem, own))
-        hint = "Leave that part out, or give its class a __reduce__ method."
+        path, part = blame(value, lambda part: _dump(part, stem, own, live))
+        hint = "Leave it out, by a __getstate__ in the class of the object that holds it"
+        hint += "." if type(part).__module__.startswith("perdure.") else "; or give its own class a __reduce__ method."
         problem = f"the value{path}, a {type(part).__name__}, cannot be pickled: {error}"
         raise CodecError(problem, key=key, hint=hint) from error
 
 
-def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool) -> Any:
+def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool, live: Mapping[str, object] | None = None) -> Any:
     """Make the value again.
 
     Args:
@@ -93,13 +100,16 @@ def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool) -> An
         read: Gives the bytes of a part, by its name. Arrays are built over this memory, so nothing else may use it; what is
             read-only is copied.
         trusted: Allow the pickle all that pickles can do, such as running code.
+        live: The objects that it may refer to, by name; nothing changes them before this returns, if the pickle is not trusted.
+            By default each reference becomes a `plain.Reference`.
 
     Raises:
-        UntrustedError: The pickle needs more than plain data, and is not trusted.
+        UntrustedError: The pickle needs more than plain data, and is not trusted; or would change an object of `live`.
         IntegrityError: It is damaged, or what it says of its arrays cannot be.
-        CodecError: It needs what cannot be found here, or what it runs fails.
+        CodecError: It needs what cannot be found here, refers to what is not in `live`, or what it runs fails.
 
-    Cost: that of `pickle.loads`, or two thirds of it: see below. Checking an untrusted pickle takes about as long again.
+    Cost: that of `pickle.loads`, or two thirds of it: see below. Checking an untrusted pickle takes about as long again,
+    and twice as long if it refers to other components.
 
     Thread safety: the garbage collector does not run meanwhile, in any thread.
     """
@@ -109,7 +119,10 @@ def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool) -> An
         if not trusted and makes_objects(data):
             _refuse(data)
         with _no_garbage_collection():
-            return _Unpickler(data, arrays.ArrayReader(stem, read, len(data)).calls(), trusted).load()
+            calls = arrays.ArrayReader(stem, read, len(data)).calls()
+            if live is not None:
+                calls[plain.COMPONENT] = partial(plain.find_component, live)
+            return _Unpickler(data, calls, trusted).load()
 
 
 def check_readable(parts: list[Packed]) -> None:
@@ -165,13 +178,15 @@ class _Reducers(dict[type, plain.Reducer]):
         return reduce
 
 
-def _dump(value: Any, stem: str, own: int) -> list[Packed]:
-    writer = arrays.ArrayWriter(_Namer(value), own)
+def _dump(value: Any, stem: str, own: int, live: Mapping[str, object]) -> list[Packed]:
+    writer = arrays.ArrayWriter(arrays.Namer(value, tensors.array_types), own)
     sink = _Sink()
     pickler = pickle.Pickler(sink, 5)
     # Not reducer_override nor persistent_id, which are asked about each object: a million calls for a million objects.
     torch = tensors.TensorWriter(writer.owners)
-    pickler.dispatch_table = _Reducers(copyreg.dispatch_table | plain.reducers() | writer.reducers() | torch.reducers())
+    table = _Reducers(copyreg.dispatch_table | plain.reducers() | writer.reducers() | torch.reducers())
+    plain.refer(table, live)
+    pickler.dispatch_table = table
     pickler.dump(value)
     rest = [Packed(f"{stem}/{name}.npy", content) for name, content in writer.parts]
     return [Packed(f"{stem}.pkl", list(map(_piece, sink.pieces))), *rest]
@@ -181,70 +196,6 @@ def _piece(piece: Any) -> bytes | memoryview:
     if type(piece) is pickle.PickleBuffer:
         return piece.raw()
     return piece if type(piece) is bytes else memoryview(piece)
-
-
-class _Namer:
-    """Gives each array a name, from its place in the value: the same in every snapshot of the same structure."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-        self._places: dict[int, str] | None = None
-        self._taken: set[str] = set()
-        self._unnamed = 0
-
-    def __call__(self, array: Any) -> str:
-        if self._places is None:
-            self._places = _places(self._value, tensors.array_types())
-        place = self._places.get(id(array))
-        if place is None:
-            self._unnamed += 1
-            place = f"array-{self._unnamed:04}"
-        name, number = place, 1
-        while name.casefold() in self._taken:
-            number += 1
-            name = f"{place}~{number}"
-        self._taken.add(name.casefold())
-        return name
-
-
-def _places(value: Any, kinds: frozenset[type]) -> dict[int, str]:
-    """Where arrays are in dicts, lists and tuples, by their id; the smallest containers first, and no more than a while."""
-    if type(value) in kinds:
-        return {id(value): "value"}
-    found: dict[int, str] = {}
-    seen = {id(value)}
-    todo: list[tuple[int, int, int, str, Any]] = [(0, 0, 1, "", value)]
-    left = _LOOKED_AT
-    while todo and left > 0:
-        _, _, depth, path, container = heapq.heappop(todo)
-        for name, part in islice(_parts(container, _base(container)), left):
-            left -= 1
-            if type(part) in kinds:
-                found.setdefault(id(part), _spell_place(f"{path}{name}"))
-            elif (base := _base(part)) is not None and depth < _DEEPEST and id(part) not in seen:
-                seen.add(id(part))
-                heapq.heappush(todo, (base.__len__(part), len(seen), depth + 1, f"{path}{name}.", part))
-    return found
-
-
-def _base(part: Any) -> Any:
-    """Which kind of container something is. Its methods are used: those of a subclass may do anything."""
-    return next((base for base in (dict, list, tuple) if isinstance(part, base)), None)
-
-
-def _parts(container: Any, base: Any) -> Iterator[tuple[str, Any]]:
-    if base is dict:
-        for number, (key, part) in enumerate(dict.items(container)):
-            yield str(key) if type(key) in (str, int, float, bool) else f"({number})", part
-    elif base is not None:
-        for number, part in enumerate(base.__iter__(container)):
-            yield str(number), part
-
-
-def _spell_place(place: str) -> str:
-    """As the name of a file on every system: some begin names with a dot, others cannot call a file "aux"."""
-    name = re.sub(r"[^A-Za-z0-9_.\-=()]", "_", place)[:150]
-    return f"_{name}" if re.match(r"(con|prn|aux|nul|com\d|lpt\d)?(\.|$)", name, re.IGNORECASE) else name
 
 
 # Reading.
@@ -272,10 +223,15 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(_File(data))
         self._calls = _ALLOWED | calls
         self._trusted = trusted
+        # To be looked through before the first live object gets into anybody's hands.
+        self._unseen = data if not trusted and plain.COMPONENT in calls else None
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._calls.get((module, name))
         if found is not None:
+            if self._unseen is not None and (module, name) == plain.COMPONENT:
+                data, self._unseen = self._unseen, None
+                _DryRun(data).load()
             return found
         if self._trusted:
             return super().find_class(module, name)
@@ -283,27 +239,87 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _StandIn:
-    """What a dry run makes instead of anything."""
+    """What a dry run makes instead of anything. It remembers what it was given."""
 
-    def __init__(self, *_: object) -> None:
-        pass
+    def __init__(self, *parts: object) -> None:
+        self.held: list[object] = list(parts)
 
-    def __setitem__(self, _: object, __: object) -> None:
-        pass
+    def __setitem__(self, *parts: object) -> None:
+        self.held += parts
 
-    extend = append = add = __init__
+    extend = append = add = __setitem__
+
+
+class _Decoded(_StandIn):
+    """One of a registered class, which is made all at once."""
+
+    def __setitem__(self, *parts: object) -> NoReturn:
+        raise UntrustedError("this adds something to what a registered class has decoded, and that can run code", hint=_HINT)
+
+    extend = append = add = __setitem__
+
+
+class _Untouchable:
+    """What a dry run makes instead of a live object. It can be held, and nothing else."""
+
+    def __init__(self, name: object) -> None:
+        self.name = str(plain.component(name))
+
+    def refuse(self, *_: object) -> NoReturn:
+        problem = f"this does something with {self.name} besides holding it, and that can run code"
+        raise UntrustedError(problem, hint=_HINT)
+
+    __call__ = __setitem__ = extend = append = add = refuse
 
 
 class _DryRun(pickle.Unpickler):
-    """Finds the first name that a reader would refuse, and makes nothing but plain data and stand-ins."""
+    """Finds the first name that a reader would refuse, and what would change a live object; makes nothing but stand-ins."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         super().__init__(_File(data))
+        self._live: list[_Untouchable] = []
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == plain.COMPONENT:
+            return partial(_untouchable, self._live)
         if (module, name) in _ALLOWED:
-            return lambda *_: _StandIn()
+            kind = _Decoded if (module, name) == _DECODING else _StandIn
+            return partial(_stand_in, self._live, kind, (module, name) in _STORING)
         raise _untrusted(f"{module}.{name}")
+
+
+def _untouchable(live: list[_Untouchable], name: object) -> _Untouchable:
+    made = _Untouchable(name)
+    live.append(made)
+    return made
+
+
+def _stand_in(live: list[_Untouchable], kind: type[_StandIn], stores: bool, *arguments: object) -> _StandIn:
+    """What a call makes: nobody gets a live object but who puts it somewhere and does nothing with it."""
+    if stores and len(arguments) == 2 and type(arguments[0]) is _StandIn:
+        arguments[0].held.append(arguments[1])
+    elif live:  # that they are read before decides what can be in the arguments
+        for part in _all_in(arguments):
+            if type(part) is _Untouchable:
+                part.refuse()
+    return kind(*arguments)
+
+
+def _all_in(value: object) -> Iterator[object]:
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, _StandIn):
+            todo += part.held
+        elif type(part) is dict:
+            todo += [*part, *part.values()]
+        elif type(part) in (list, tuple, set, frozenset):
+            todo += cast("list[object]", part)
 
 
 def _refuse(data: bytes | memoryview) -> NoReturn:

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import stat
 from pathlib import Path
 from typing import Any
 
-from .disk import open_new, sync_file, sync_folder
+from .disk import sync_folder
 
 
 def save_pickle(obj: Any, path: Path | str) -> None:
     """Write an object to a file by pickle, protocol 5. A file that is there stays as it is until the new one is complete.
+
+    A link is followed, and a file that is there hands its mode on. While it works, a file `.perdure-*.tmp` stands beside it.
 
     Args:
         obj: Anything that pickle takes.
         path: The file. A folder must be there.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written; the error has the path that was given.
         pickle.PicklingError: Pickle does not take the object, whatever else pickle raises for that kind of object.
 
     Cost: two fsyncs and a rename. Arrays are written as they lie in memory; nothing is copied.
     """
-    target = os.fspath(path)
-    aside = f"{target}.{os.urandom(8).hex()}.tmp"
+    given = os.fspath(path)
+    target = os.path.realpath(given)
+    folder = os.path.dirname(target)
+    aside = os.path.join(folder, f".perdure-{os.urandom(8).hex()}.tmp")  # short, whatever the file is called
     try:
-        with open(open_new(aside), "wb") as file:
+        _write(obj, given, target, aside)
+        sync_folder(folder)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, target, folder, aside):
+            raise  # by the object itself, while it was pickled
+        raise OSError(error.errno, error.strerror, given) from error
+
+
+def _write(obj: Any, given: str, target: str, aside: str) -> None:
+    mode = _mode_of(target)
+    try:
+        # Before its mode is set, a file that others may not read is not to be read by them either.
+        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o666 if mode is None else 0o600)) as file:
             try:
                 pickle.dump(obj, file, protocol=5)
             except (TypeError, AttributeError, RecursionError, NotImplementedError) as error:
-                raise pickle.PicklingError(f"cannot pickle {type(obj).__name__} to {target}: {error}") from error
-        sync_file(aside)
+                raise pickle.PicklingError(f"cannot pickle {type(obj).__name__} to {given}: {error}") from error
+            file.flush()
+            if mode is not None:
+                os.chmod(aside, mode)
+            os.fsync(file.fileno())
         os.replace(aside, target)
     except BaseException:
         try:
@@ -39,7 +60,22 @@ def save_pickle(obj: Any, path: Path | str) -> None:
         except FileNotFoundError:
             pass
         raise
-    sync_folder(os.path.dirname(target) or ".")
+
+
+def _mode_of(target: str) -> int | None:
+    """The mode of a file that is there.
+
+    Raises:
+        OSError: It is no file, and nothing to put one in the place of.
+    """
+    try:
+        mode = os.lstat(target).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(mode):
+        return stat.S_IMODE(mode) & 0o777
+    number = errno.ELOOP if stat.S_ISLNK(mode) else errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(number, os.strerror(number), target)
 
 
 def load_pickle(path: Path | str) -> Any:

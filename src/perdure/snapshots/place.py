@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from blake3 import blake3
 
-from ..errors import CodecError, IntegrityError, UsageError
+from ..errors import IntegrityError, PerdureError, UsageError, UsageTypeError
 from ..protocol import Backend
 from .disk import open_read, read_into
 from .manifest import CHUNK, Broken, Part, Snapshot, digest_of
@@ -146,6 +146,10 @@ class Place(Protocol):
         """Remove a snapshot; `False` where somebody is reading it. One that is gone already is fine."""
         ...
 
+    def remove_broken(self, name: str) -> None:
+        """Remove what `entries` gave as broken under this name. Raises `SnapshotNotFoundError` where nothing broken is."""
+        ...
+
     def sweep(self) -> None:
         """Remove what killed processes left. Nothing of a live one is touched."""
         ...
@@ -159,8 +163,8 @@ class Place(Protocol):
         ...
 
 
-def newer_format(entries: Iterable[Snapshot | Broken]) -> CodecError | None:
-    """What is wrong with a snapshot that a newer version wrote, where there is one."""
+def newer_format(entries: Iterable[Snapshot | Broken]) -> PerdureError | None:
+    """What is wrong with a snapshot that may be whole and the newest: a newer version wrote it, or we may not look at it."""
     for entry in entries:
         if isinstance(entry, Broken) and not isinstance(entry.error, IntegrityError):
             return entry.error
@@ -188,6 +192,8 @@ def open_place(where: str | os.PathLike[str] | Backend, *, sync: str | None, sha
                 raise UsageError(f"sync is 'full' or 'normal', not {told!r}", place=f"file:{location}")
             return FolderPlace(_local(location), durable=told == "full", share=share)
         where = open_backend(where, **({} if sync is None else {"sync": sync}))
+    elif not hasattr(where, "put"):
+        raise UsageTypeError(f"states_dir is a path, a URL or a backend, not {where!r:.60}")
     elif sync is not None:
         raise UsageError("sync= belongs to the backend that was given", hint="Open the backend with it.")
     from .bucket import BackendPlace
@@ -244,6 +250,12 @@ def digest_file(path: str) -> tuple[int, tuple[str, ...]]:
     finally:
         os.close(fd)
     return size, tuple(chunks)
+
+
+def changed_meanwhile(name: str) -> UsageError:
+    """The error about a file that was digested, and then changed before the snapshot was complete."""
+    hint = "Let save_state write new files each time, and close them before it returns."
+    return UsageError(f"{name!r} was written to after its component had saved it", hint=hint)
 
 
 def damaged(snapshot: Snapshot, part: Part, problem: str) -> IntegrityError:

@@ -12,15 +12,17 @@ import pathlib
 import sys
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any, Final, TypeAlias
 
 from ..codecs.protocol import Buffer
 from ..codecs.types import REGISTERED, decoders, encoder_of, registered_types
 from ..errors import CodecError, IntegrityError
 
-__all__ = ["HARMLESS", "Reducer", "reducers"]
+__all__ = ["COMPONENT", "HARMLESS", "Reducer", "Reference", "find_component", "reducers", "refer"]
 
 Reducer: TypeAlias = Callable[[Any], Any]
 """What `copyreg` calls a reduction function."""
@@ -129,6 +131,126 @@ def zone(key: Any, cached: Any) -> datetime.tzinfo:
         raise CodecError(f"the time zone {key!r:.80} is not known here", hint="Type: pip install tzdata") from error
 
 
+# What containers hold, for those that are to hold something else from now on. The methods are those of the classes below, as
+# those of a subclass may do anything.
+
+_CONTAINERS: Final[tuple[type[Any], ...]] = (Counter, OrderedDict, defaultdict, dict, list, set, deque, bytearray)
+
+
+def container_of(value: object) -> type[Any] | None:
+    """Which kind of container something is, if any."""
+    return next((base for base in _CONTAINERS if isinstance(value, base)), None)
+
+
+def contents_of(value: Any, base: type[Any]) -> Any:
+    """What a container holds, in one that is exactly of this type."""
+    if base is defaultdict:
+        return defaultdict(value.default_factory, dict.items(value))
+    if base is Counter:
+        contents = Counter[Any]()
+        dict.update(contents, dict.items(value))  # its own `update` adds
+        return contents
+    if base is deque:
+        return deque(deque.__iter__(value), value.maxlen)
+    if base is bytearray:
+        return bytearray(memoryview(value))
+    return base(base.items(value) if issubclass(base, dict) else base.__iter__(value))
+
+
+def refill(value: Any, contents: Any, base: type[Any]) -> None:
+    """Let a container hold what another one does, which is exactly of this type."""
+    if base in (list, bytearray):
+        base.__setitem__(value, slice(None), contents)
+        return
+    base.clear(value)
+    if base is OrderedDict:
+        for key, inner in contents.items():
+            OrderedDict.__setitem__(value, key, inner)
+    elif issubclass(base, dict):
+        dict.update(value, contents)
+        if base is defaultdict:
+            value.default_factory = contents.default_factory
+    elif base is set:
+        set.update(value, contents)
+    else:
+        deque.extend(value, contents)
+
+
+def redirect(value: Any, before: Any, live: Mapping[str, object]) -> None:
+    """Let everything in a container that refers to the one from which it was refilled refer to itself instead.
+
+    It is looked for in containers and attributes, but not in what is registered, which is not of the same pickle.
+    """
+    seen = {id(value), *map(id, live.values())}
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        inside: list[tuple[Any, Any]] = list(part.items() if isinstance(part, dict) else enumerate(part))
+        for at, inner in inside:
+            if inner is before and isinstance(part, (dict, list, deque)):
+                part[at] = value
+            elif id(inner) not in seen:
+                seen.add(id(inner))
+                if type(inner) is tuple or (type(inner) in _CONTAINERS and type(inner) is not bytearray):
+                    todo.append(inner)
+                elif not isinstance(inner, (type, FunctionType, ModuleType)) and hasattr(inner, "__dict__"):
+                    todo.append(vars(inner))
+
+
+# What is registered with a store is not copied into the pickles of others, but stands there by its name.
+
+
+class Reference:
+    """Stands for a component of a store where none is at hand, as in a comparison of two snapshots."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Reference and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"<component {self.name!r}>"
+
+
+def component(name: Any) -> Any:
+    if type(name) is not str:
+        raise IntegrityError("a component is not referred to by its name")
+    return Reference(name)
+
+
+def find_component(live: Mapping[str, object], name: Any) -> Any:
+    """What is called instead of the function above where the components are at hand.
+
+    Raises:
+        CodecError: The one that is referred to is not.
+    """
+    if component(name).name not in live:
+        problem = f"it refers to component {name!r:.200}, which is not registered"
+        raise CodecError(problem, hint="Register it, too: what holds it is to hold that very object again.")
+    return live[name]
+
+
+def refer(table: dict[type, Reducer], live: Mapping[str, object]) -> None:
+    """Let the registered objects be reduced to their names, and others of their types as ever.
+
+    Only objects of these types are looked at, so all others cost what they did. Classes are pickled by their own names anyway,
+    as are functions and modules; and pickle looks nothing up for lists, dicts and the like.
+    """
+    names = {id(target): name for name, target in reversed(list(live.items()))}  # of two, the first
+    for cls in {type(target) for target in live.values()}:
+        if not issubclass(cls, (type, FunctionType, ModuleType)):
+            table[cls] = partial(_reduce_to_name, names, table[cls])
+
+
+def _reduce_to_name(names: dict[int, str], usual: Reducer, value: Any) -> Any:
+    name = names.get(id(value))
+    return usual(value) if name is None else (component, (name,))
+
+
 # What the user registered says itself how it becomes plain data, and is made again from that and nothing else.
 
 
@@ -179,6 +301,7 @@ _CLASSES: Final = (
 )  # fmt: skip
 _FUNCTIONS: Final = (
     ordered_dict, attributes, default_dict, counter, ring, fraction, unique_id, path, zone, registered,
+    component,
 )  # fmt: skip
 
 HARMLESS: Final[dict[tuple[str, str], Any]] = {
@@ -187,3 +310,5 @@ HARMLESS: Final[dict[tuple[str, str], Any]] = {
     **{(made.__module__, made.__qualname__): made for made in (*_CLASSES, *_FUNCTIONS)},
 }
 """All that an untrusted reader may call or hold, by module and name; what has to do with arrays comes on top."""
+
+COMPONENT: Final = (component.__module__, component.__qualname__)

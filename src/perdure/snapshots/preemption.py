@@ -23,6 +23,9 @@ from .wakeup import Wire, default_setter, end_process, interrupt_main
 
 Disposition: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
+AnySignals: TypeAlias = int | str | Iterable[int | str]
+"""Signals as they are given: a number, a name such as `"SIGTERM"`, or several."""
+
 SIGNALS: Final[tuple[signal.Signals, ...]] = tuple(
     getattr(signal, name)
     for name in (("SIGINT", "SIGBREAK") if os.name == "nt" else ("SIGTERM", "SIGINT"))
@@ -33,6 +36,7 @@ SIGNALS: Final[tuple[signal.Signals, ...]] = tuple(
 GRACE = 5.0
 """After the deadline, a handler of the program's own has this many seconds to end it."""
 
+_CALLED_OFF: Final = 255  # told to the thread that watches the deadline; no signal has this number
 _KEYS: Final = {getattr(signal, name) for name in ("SIGINT", "SIGBREAK") if hasattr(signal, name)}
 
 
@@ -49,15 +53,15 @@ class Preemption:
                     preemption.exit()
 
     A signal that was ignored before stays ignored, so `nohup` works. A second Ctrl-C acts at once, as if there were no
-    `Preemption`; a second SIGTERM, which schedulers like to send, only when the deadline is over. On leaving, the handlers from
-    before are back, and a signal that was not obeyed yet acts as it would have before. A child made by `fork` has the handlers
-    from before from its beginning.
+    `Preemption`, and where that raises, the first is done with as well; a second SIGTERM, which schedulers like to send, only
+    when the deadline is over. On leaving, the handlers from before are back, and a signal that was not obeyed yet acts as it
+    would have before. A child made by `fork` has the handlers from before from its beginning.
 
     One inside another is fine: the signal goes to the inner one, whose `exit` passes it on to the outer one.
 
     Args:
-        signals: The signals to take.
-        deadline: After so long, in seconds or as text such as `"1 min"`, the program is ended as the signal
+        signals: The signals to take: numbers, or names such as `"SIGTERM"`; one, or several.
+        deadline: After so long, in seconds or as text such as `"1 min"`, more than 0, the program is ended as the signal
             would have ended it: also one that is stuck, unless in a library that lets no other thread run. Infinity is never.
 
     Raises:
@@ -66,14 +70,9 @@ class Preemption:
     Thread safety: entered and left in the main thread; everything else in any.
     """
 
-    def __init__(self, signals: Iterable[int] = SIGNALS, deadline: Duration = 30.0) -> None:
-        try:
-            self.signals = tuple(dict.fromkeys(signal.Signals(number) for number in signals))
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"this is no signal: {error}", hint="Give some such as (signal.SIGTERM, signal.SIGINT)."
-            ) from error
-        self.deadline = seconds(deadline, "a deadline")
+    def __init__(self, signals: AnySignals = SIGNALS, deadline: Duration = 30.0) -> None:
+        self.signals = signals_of(signals)
+        self.deadline = deadline_of(deadline)
         self._pid = 0  # of the process that is in the block
         self._before: dict[int, Disposition] = {}
         self._requested: int | None = None
@@ -141,6 +140,13 @@ class Preemption:
             sys.excepthook(type(error), error, error.__traceback__)  # as the process ends here, nobody else will show it
         self._obey(waiting)
 
+    def leave_program(self) -> None:
+        """As `leave`, while the interpreter ends: a `KeyboardInterrupt` would reach nobody, so Ctrl-C ends the process."""
+        for number in self._seen:
+            if self._before[number] is signal.default_int_handler:
+                self._before[number] = signal.SIG_DFL
+        self.leave()
+
     def exit(self) -> None:
         """Obey the signal: call it after the final save. Does nothing where no signal came.
 
@@ -161,8 +167,17 @@ class Preemption:
             interrupt_main(number)
             raise SystemExit
         self._leave()
-        self._obey(self._seen)
-        self.__enter__()
+        try:
+            self._obey(self._seen)
+        finally:
+            self.__enter__()  # also where somebody inside the block catches what it raises
+
+    def __repr__(self) -> str:
+        taken = ", ".join(number.name for number in self.signals) or "nothing"
+        until = f"deadline {self.deadline:g} s" if self.deadline < math.inf else "no deadline"
+        inside = "inside" if self._pid == os.getpid() else "outside"
+        waits = "" if self.requested is None else f", {self.requested.name} waits"
+        return f"<Preemption of {taken}: {until}, {inside}{waits}>"
 
     # -------------------------------------------------------------------------------------------------------- the handlers
 
@@ -187,7 +202,7 @@ class Preemption:
             self._act(number, frame)
         elif self._overdue and not self._leaving:
             self._restore()
-            self._seen = [other for other in self._seen if other != number]
+            self._forget(number)
             self._requested = None
             self._act(number, frame)
         elif number not in self._seen:
@@ -198,7 +213,17 @@ class Preemption:
             if self._wire is not None:
                 self._wire.tell(number)  # again, for where the wakeup belongs to somebody else
         elif not self._leaving and (number in _KEYS or time.monotonic() - self._since > self.deadline):
-            self._act(number, frame)
+            try:
+                self._act(number, frame)
+            except BaseException:
+                self._forget(number)  # whoever catches this inside the block was told, and has decided to go on
+                raise
+
+    def _forget(self, number: int) -> None:
+        self._seen = [other for other in self._seen if other != number]
+        self._requested = self._seen[0] if self._seen else None
+        if self._requested is None and self._wire is not None:
+            self._wire.tell(_CALLED_OFF)
 
     def _obey(self, waiting: list[int]) -> None:
         """What these signals would have done, one after the other, whatever the first raises: none is lost."""
@@ -247,8 +272,12 @@ class Preemption:
 
     def _watch(self, wire: Wire) -> None:
         with wire.ear:
-            number = wire.hear(self._is_mine)
-            if number is None or wire.is_left_within(self.deadline):
+            number: int | None = _CALLED_OFF
+            while number == _CALLED_OFF:
+                wire.ear.settimeout(None)
+                came = wire.hear(self._is_mine)
+                number = None if came is None else self._wait_for_deadline(wire, came)
+            if number is None:
                 return
             if self._is_mine(number):
                 self._say_why(number)
@@ -260,6 +289,19 @@ class Preemption:
                     return
                 end_process(number, self._set_default)
             wire.is_left_within(math.inf)
+
+    def _wait_for_deadline(self, wire: Wire, came: int) -> int | None:
+        """The signal whose deadline is over; or `None` when the block was left, or `_CALLED_OFF`."""
+        until = time.monotonic() + self.deadline
+        while (remaining := until - time.monotonic()) > 0:
+            wire.ear.settimeout(min(remaining, 86400.0))
+            try:
+                heard = wire.hear(lambda number: True)
+            except TimeoutError:
+                continue
+            if heard in (None, _CALLED_OFF):
+                return heard
+        return self._requested or came
 
     def _is_mine(self, number: int) -> bool:
         """Not if somebody took it over inside the block; but what our own handler has seen stays."""
@@ -276,6 +318,38 @@ class Preemption:
                 os.write(2, f"{what}: it ends now{where}\n".encode("utf-8", "replace"))
         except (OSError, ValueError):
             pass  # there is nowhere to say it
+
+
+def signals_of(given: AnySignals) -> tuple[signal.Signals, ...]:
+    """The signals that are meant, each once.
+
+    Raises:
+        UsageError: One is none.
+    """
+    found: dict[signal.Signals, None] = {}
+    several: Iterable[Any] = given if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else (given,)
+    for one in several:
+        try:
+            if isinstance(one, bool):  # a number to Python, and no signal to anybody
+                raise ValueError
+            found[signal.Signals[one] if isinstance(one, str) else signal.Signals(one)] = None
+        except (KeyError, ValueError) as error:
+            hint = "Give a name such as 'SIGTERM', a number such as signal.SIGTERM, or several of these."
+            raise UsageError(f"{one!r:.60} is no signal", hint=hint) from error
+    return tuple(found)
+
+
+def deadline_of(deadline: Duration) -> float:
+    """The deadline that is meant, in seconds, more than 0.
+
+    Raises:
+        UsageError: It is none, or leaves no time to save.
+    """
+    found = seconds(deadline, "a deadline")
+    if found == 0:
+        hint = "Give less than the scheduler leaves until it kills, such as deadline='25 s'; infinity is none."
+        raise UsageError("a deadline of 0 would end the process at the first signal, without a save", hint=hint)
+    return found
 
 
 def _flush() -> None:

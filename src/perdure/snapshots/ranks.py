@@ -2,31 +2,64 @@
 
 They agree by small records beside the snapshots, and by nothing else::
 
-    ranks/call      by rank 0: {"round": 1000, "token": "8f...", "outcomes": {"41...": {"done": "2026....state"}}}
-    ranks/3         by rank 3: {"token": "8f...", "id": ..., "parts": ...}
+    ranks/call   by rank 0: {"round": 1000, "token": "8f...", "beat": "c0...", "outcomes": {"41...": {"done": "2026....state"}}}
+    ranks/3      by rank 3: {"token": "8f...", "id": "5e...", "state": "open", "parts": ...}
 
-A round is the step that the metadata name, else how often this process has saved. Rank 0 makes up a new token for each save and
-takes only answers that repeat it, so what was left by processes that were killed is never taken for a part of this one. How its
-last saves ended stays in the record for those that are slow to look.
+A round is the step that the metadata name, else how often this process has saved. For each save:
+
+1. Rank 0 calls with a new token, and renews the call until it has told the outcome: so the others see that it lives.
+2. Every other makes its parts durable and answers with the token and the id of its draft; its answer is open.
+3. When all have answered, rank 0 makes each answer taken, takes in the parts, completes the snapshot, and tells the outcome,
+   with the drafts that are in it. Only who finds its own there was saved.
+
+Any process may be killed and started anew at any moment, or be started twice. So a record is only ever changed by
+compare-and-swap, and
+
+- an answer is taken or withdrawn, never both. Who gives up withdraws it first. Where that succeeds, there is no snapshot with
+  its parts, and they can be removed; else nobody knows until rank 0 tells, and they stay;
+- a process replaces an open answer of another with its rank, which was killed; never a taken one: what becomes of that is its
+  predecessor's. Who finds its own answer replaced is one of two that are alive: it writes down that they dispute the rank, and
+  rank 0 refuses the save;
+- an answer whose parts are gone, as its process was killed and swept away, becomes void, and the next may answer;
+- a new rank 0 writes down that a call without an outcome is lost, and one that finds its call replaced gives up.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
+import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IntegrityError, MissingRankError, NotFoundError, PerdureError, SnapshotNotFoundError, UnavailableError
+from ..errors import (
+    BackendError,
+    IntegrityError,
+    MissingRankError,
+    NotFoundError,
+    PerdureError,
+    PreconditionError,
+    SnapshotNotFoundError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+from ..protocol import ABSENT, Condition, ETag
 from .manifest import Component, Part, Snapshot, check_id, read_part
 
 if TYPE_CHECKING:
     from .place import Draft, Place, Report
 
-_OUTCOMES = 8
+_OUTCOMES = 8  # how many are told, for those that are slow to look
+_ATTEMPTS = 20
 _PAUSE = 0.02, 1.0  # seconds between two looks: at first, and in the end
+_BEAT = 1.0  # seconds after which a call is renewed, or sooner where little time is given
+_ONCE = "Start each rank exactly once; where one was started anew in the middle of a save, start all anew."
+_log = logging.getLogger("perdure.snapshots")
 
 
 class Ranks:
@@ -45,9 +78,9 @@ class Ranks:
         self._place = place
         self._size = size
         self._timeout = timeout
+        self._beat = min(_BEAT, max(timeout / 4, 0.05))
         self._saves = 0
-        self._outcomes: dict[str, dict[str, str]] = {}  # by token
-        self._records, self._prefix = place.records()
+        self._records = _Records(place)
 
     def name(self, component: str) -> str:
         """What a component of this process is called in the snapshot."""
@@ -58,7 +91,8 @@ class Ranks:
 
         Raises:
             MissingRankError: Somebody did not come in time.
-            UnavailableError: Rank 0 could not complete it.
+            UnavailableError: Rank 0 could not complete it, or another process has the same rank.
+            UnknownOutcomeError: Rank 0 has taken the parts, and did not say what became of them.
         """
         self._saves += 1
         number = snapshot.metadata.get("step", self._saves)
@@ -66,120 +100,334 @@ class Ranks:
         snapshot = replace(snapshot, components=components)
         return (self._lead if self.first else self._follow)(draft, snapshot, number, report)
 
-    # ------------------------------------------------------------------------------------------------------------ rank 0
-
     def _lead(self, draft: Draft, snapshot: Snapshot, number: object, report: Report) -> Snapshot:
-        token = os.urandom(16).hex()
-        call = {"round": number, "token": token, "ranks": self._size, "outcomes": self._outcomes}
-        self._tell("call", call)
+        call = _Call(self._records, self._beat)
+        committing = False
         try:
+            call.begin({"round": number, "ranks": self._size})
             components = dict(snapshot.components)
-            for rank, answer in self._gather(token, number).items():
-                draft.merge(*self._checked(rank, answer, components))
+            drafts = self._collect(call, draft, components, number)
+            committing = True
             snapshot = draft.commit(replace(snapshot, components=components), report)
         except BaseException as error:
-            self._outcomes[token] = {"failed": str(error) or type(error).__name__}
+            refused = isinstance(error, PerdureError) and not isinstance(error, UnknownOutcomeError)
+            outcome = {"failed": str(error) or type(error).__name__, "unknown": committing and not refused}
+            if isinstance(error, MissingRankError):
+                outcome["missing"] = error.ranks
             try:
-                self._tell("call", call)
+                call.end(outcome)
             except PerdureError as untold:
                 error.add_note(f"The other ranks could not be told, and wait until their time is over: {untold}")
             raise
-        self._outcomes[token] = {"done": snapshot.name}
-        self._tell("call", call)
-        for old in list(self._outcomes)[:-_OUTCOMES]:
-            del self._outcomes[old]
+        try:
+            call.end({"done": snapshot.name, "drafts": drafts})
+        except PerdureError as error:
+            _log.warning("the snapshot is saved, and the other ranks could not be told: %s", error)
         return snapshot
 
-    def _checked(self, rank: int, answer: Mapping[str, Any], components: dict[str, Component]) -> tuple[str, list[Part]]:
-        """What a rank brings: its draft and its parts, which may have been written by anybody; its components are added."""
+    def _collect(self, call: _Call, draft: Draft, components: dict[str, Component], number: object) -> dict[str, str]:
+        """Take in the parts of all others, and tell the ids of their drafts."""
+        drafts: dict[str, str] = {}
+        answers: dict[str, tuple[dict[str, Any], Condition]] = {}
+        ranks = [str(rank) for rank in range(1, self._size)]
+        for _ in _Looks(self._timeout):
+            if call.replaced_by:
+                raise self._twice(0, call.replaced_by)
+            for rank in ranks:
+                if rank in drafts or rank in answers:
+                    continue
+                answer, seen = self._records.read(rank)
+                if answer.get("token") == call.token and answer.get("state") == "disputed":
+                    raise self._twice(int(rank), answer.get("process"))
+                if answer.get("token") == call.token and answer.get("state") == "open":
+                    answers[rank] = answer, seen
+            # Not one before all are there: until it is taken, an answer can be withdrawn, and given to another call.
+            if len(drafts) + len(answers) == len(ranks):
+                for rank, (answer, seen) in answers.items():
+                    if self._take(rank, answer, seen, draft, components):
+                        drafts[rank] = answer["id"]
+                answers.clear()  # what could not be taken has changed
+            if len(drafts) == len(ranks):
+                return drafts
+        raise self._missing([int(rank) for rank in ranks if rank not in drafts and rank not in answers], number)
+
+    def _take(self, rank: str, answer: dict[str, Any], seen: Condition, draft: Draft, components: dict[str, Component]) -> bool:
+        """Take in what a rank brings, unless its answer is another one now, or its parts are gone."""
+        origin, parts, its = self._checked(int(rank), answer)
+        mark = {name: answer.get(name) for name in ("token", "id", "process")}
+        version = self._records.swap(rank, mark | {"state": "taken"}, seen)
+        if version is None:
+            return False
+        try:
+            draft.merge(origin, parts)
+        except BackendError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            self._records.swap(rank, mark | {"state": "void"}, version)
+            return False
+        components.update(its)
+        return True
+
+    def _checked(self, rank: int, answer: Mapping[str, Any]) -> tuple[str, list[Part], dict[str, Component]]:
+        """What a rank brings, its draft, parts and components, which may have been written by anybody."""
         try:
             parts = [read_part(name, told) for name, told in answer["parts"].items()]
-            if not all(part.name.startswith(f"rank-{rank}/") for part in parts):
+            components = {
+                name: Component(str(told["kind"]), tuple(map(str, told["parts"])), rank)
+                for name, told in answer["components"].items()
+            }
+            if not all(name.startswith(f"rank-{rank}/") for name in [*components, *(part.name for part in parts)]):
                 raise ValueError("it brings parts of others")
-            for name, told in answer["components"].items():
-                components[name] = Component(str(told["kind"]), tuple(map(str, told["parts"])), rank)
-            return check_id(answer["id"]), parts
+            return check_id(answer["id"]), parts, components
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             problem = f"what rank {rank} says that it saved cannot be: {error}"
             raise IntegrityError(problem, key=f"ranks/{rank}", place=self._place.place, hint="Save again.") from error
 
-    def _gather(self, token: object, number: object) -> dict[int, Any]:
-        """The answers of all other ranks."""
-        missing = set(range(1, self._size))
-        answers: dict[int, Any] = {}
-        for _ in _Looks(self._timeout):
-            for rank in sorted(missing):
-                answer = self._read(str(rank))
-                if answer.get("token") == token:
-                    answers[rank] = answer
-            missing -= answers.keys()
-            if not missing:
-                return answers
-        raise self._missing(sorted(missing), number)
-
-    # --------------------------------------------------------------------------------------------------------- the others
-
     def _follow(self, draft: Draft, snapshot: Snapshot, number: object, report: Report) -> Snapshot:
         parts = draft.publish(report)
-        components = {
-            name: {"kind": component.kind, "parts": component.parts, "rank": component.rank}
-            for name, component in snapshot.components.items()
-        }
-        told = {part.name: {"size": part.size, "chunks": part.chunks, "homes": part.homes} for part in parts}
-        answered = None
-        looks = _Looks(self._timeout)
-        for _ in looks:
-            call = self._read("call")
-            told_before = call.get("outcomes")
-            outcomes: dict[str, Any] = told_before if isinstance(told_before, dict) else {}
-            outcome = outcomes.get(answered or "", {})
-            if "failed" in outcome:
-                problem = f"rank 0 could not complete the snapshot: {outcome['failed']}"
-                raise UnavailableError(problem, place=self._place.place, hint="Save again.")
-            if "done" in outcome:
-                return self._taken(draft, replace(snapshot, name=outcome["done"]))
-            token = call.get("token")
-            if call.get("round") != number or token == answered or str(token) in outcomes:
-                continue  # to be awaited, or of another time
-            if call.get("ranks") != self._size:
-                problem = f"rank 0 saves with {call.get('ranks')} processes, and rank {self.rank} with {self._size}"
-                raise UnavailableError(problem, place=self._place.place, hint="Give all the same world_size.")
-            answered = token
-            self._tell(str(self.rank), {"token": token, "id": draft.id, "components": components, "parts": told})
-            looks.begin()  # rank 0 is alive, and waits for others in its turn
-        raise self._missing([0], number)
-
-    def _taken(self, draft: Draft, snapshot: Snapshot) -> Snapshot:
-        """Be done with what rank 0 has taken into its snapshot."""
+        answer = _Answer(self._records, str(self.rank), draft.id, snapshot.components, parts)
         try:
-            found = self._place.find(snapshot.name)
-        except SnapshotNotFoundError:  # removed already by a keeper that keeps few
-            draft.hand_over(None)
-            return replace(snapshot, path=self._place.path and self._place.path / snapshot.name)
+            name = self._await(answer, number)
+            found = self._found(name, parts)
+        except BaseException:
+            withdrawn = False
+            try:
+                withdrawn = answer.withdraw()
+            finally:
+                if not withdrawn:
+                    draft.hand_over(None)  # perhaps they are in a snapshot: then nobody may remove them
+            raise
         draft.hand_over(found)
+        if found is None:  # removed already by a keeper that keeps few
+            return replace(snapshot, name=name, path=self._place.path and self._place.path / name)
         return found
 
-    # ------------------------------------------------------------------------------------------------------------- records
+    def _await(self, answer: _Answer, number: object) -> str:
+        """Answer the call for this round, and return the name of the snapshot that rank 0 has made of it."""
+        looks = _Looks(self._timeout)
+        last: Condition = None
+        mine: dict[str, Any] = {}
+        alive = ""  # the token of a call that was renewed since this process looks
+        theirs = ""  # the token of a call that another process with this rank has answered, which may be taken
+        for _ in looks:
+            call, version = self._records.read("call")
+            mine, seen = self._records.read(str(self.rank))
+            token, outcomes = str(call.get("token")), _outcomes(call)
+            if last not in (None, version):
+                alive = token
+                if token in (answer.token, theirs):
+                    looks.begin(2 * self._beat)  # rank 0, whose time is over at the same moment, is to be heard
+            last = version
+
+            outcome = outcomes.get(answer.token or theirs, {})
+            if "failed" in outcome:
+                raise self._failed(outcome, number)
+            if "done" in outcome:
+                drafts = outcome.get("drafts")
+                if not isinstance(drafts, dict) or drafts.get(str(self.rank)) != answer.id:
+                    raise self._twice(self.rank, mine.get("process"))
+                return str(outcome["done"])
+
+            taken = mine.get("state") == "taken"
+            if answer.token and mine.get("token") == answer.token and mine.get("id") != answer.id:
+                if mine.get("state") == "open":
+                    answer.dispute(seen)
+                raise self._twice(self.rank, mine.get("process"))
+            if taken and mine.get("id") == answer.id:
+                if outcome:
+                    raise self._unknown("rank 0 was started anew")
+                continue
+
+            if "token" not in call or call.get("round") != number or token in outcomes or token == answer.token:
+                continue  # to be awaited, or of another time
+            if call.get("ranks") != self._size:
+                if alive == token:  # and not of a job of another size that was killed
+                    problem = f"rank 0 saves with {call.get('ranks')} processes, and rank {self.rank} with {self._size}"
+                    raise UnavailableError(problem, place=self._place.place, hint="Give all the same world_size.")
+            elif (taken and mine.get("token") == token) or not answer.give(token, seen):
+                theirs = token
+            elif alive == token:
+                looks.begin(2 * self._beat)
+        if theirs and not answer.token:
+            raise self._twice(self.rank, mine.get("process"))
+        if not answer.withdraw():
+            raise self._unknown(f"rank 0 was not heard of for {self._timeout:g} s")
+        raise self._missing([0], number)
+
+    def _found(self, name: str, parts: Sequence[Part]) -> Snapshot | None:
+        """The snapshot, in which all parts are this process's own; `None` where it is gone already."""
+        try:
+            found = self._place.find(name)
+        except SnapshotNotFoundError:
+            return None
+        for part in parts:
+            there = found.parts.get(part.name)
+            if there is None or (there.size, there.chunks) != (part.size, part.chunks):
+                raise self._twice(self.rank, None)
+        return found
 
     def _missing(self, ranks: list[int], number: object) -> MissingRankError:
         who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-        error = MissingRankError(
-            f"{who} of {self._size} did not save in {self._timeout:g} s what belongs to round {number}; there is no snapshot",
-            place=self._place.place,
-            hint="See whether it is alive, and whether all save at the same steps.",
-        )
+        what = f"did not save in {self._timeout:g} s what belongs to round {number}; this save made no snapshot"
+        hint = "See whether it is alive, and whether all save at the same steps."
+        error = MissingRankError(f"{who} of {self._size} {what}", place=self._place.place, hint=hint)
         error.ranks = tuple(ranks)
         return error
 
-    def _tell(self, name: str, record: Mapping[str, object]) -> None:
-        self._records.put(self._prefix + name, json.dumps(record).encode())
+    def _failed(self, outcome: Mapping[str, Any], number: object) -> PerdureError:
+        """What rank 0 has told of its failure."""
+        missing = outcome.get("missing")
+        if isinstance(missing, list) and missing and all(isinstance(rank, int) for rank in missing):
+            return self._missing(missing, number)
+        if outcome.get("unknown"):
+            return self._unknown(f"rank 0 failed when it completed the snapshot: {outcome['failed']}")
+        problem = f"rank 0 could not complete the snapshot: {outcome['failed']}"
+        return UnavailableError(problem, place=self._place.place, hint="Save again.")
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _unknown(self, why: str) -> UnknownOutcomeError:
+        problem = f"{why}; it is unknown whether the snapshot was completed"
+        hint = "`perdure snapshots` lists it if it was; it is whole then."
+        return UnknownOutcomeError(problem, place=self._place.place, hint=hint)
+
+    def _twice(self, rank: int, process: object) -> UnavailableError:
+        who = f" ({process:.80})" if isinstance(process, str) else ""
+        problem = f"another process with rank {rank}{who} took part in this save"
+        return UnavailableError(problem, place=self._place.place, hint=_ONCE)
+
+
+class _Records:
+    """JSON under keys, which several processes change by compare-and-swap."""
+
+    def __init__(self, place: Place) -> None:
+        self._backend, self._prefix = place.records()
+
+    def read(self, name: str) -> tuple[dict[str, Any], Condition]:
+        """A record and its version; an empty one where there is none that makes sense."""
         try:
-            record = json.loads(self._records.get(self._prefix + name).data)
-        except (NotFoundError, ValueError, RecursionError):
-            return {}
-        return record if isinstance(record, dict) else {}
+            blob = self._backend.get(self._prefix + name)
+        except NotFoundError:
+            return {}, ABSENT
+        except IntegrityError:
+            return {}, None
+        try:
+            record = json.loads(blob.data)
+        except (ValueError, RecursionError):
+            return {}, blob.etag
+        return record if isinstance(record, dict) else {}, blob.etag
+
+    def swap(self, name: str, record: Mapping[str, object], seen: Condition) -> ETag | None:
+        """Put a record in place of what was seen, and return its version; `None` where somebody has changed it meanwhile."""
+        data = json.dumps(record).encode()
+        try:
+            return self._backend.put(self._prefix + name, data, if_match=seen)
+        except PreconditionError:
+            return None
+        except UnknownOutcomeError:
+            blob = self._backend.get(self._prefix + name)
+            if blob.data != data:  # and nobody else writes the same
+                raise
+            return blob.etag
+
+
+class _Answer:
+    """What one of the others says to a call."""
+
+    def __init__(
+        self, records: _Records, name: str, draft: str, components: Mapping[str, Component], parts: Sequence[Part]
+    ) -> None:
+        self.id = draft
+        self.token = self._tried = ""  # of the call that is answered
+        self._records, self._name = records, name
+        self._content = {
+            "components": {name: {"kind": told.kind, "parts": told.parts} for name, told in components.items()},
+            "parts": {part.name: {"size": part.size, "chunks": part.chunks, "homes": part.homes} for part in parts},
+        }
+
+    def give(self, token: str, seen: Condition) -> bool:
+        """Answer, unless somebody has changed what was seen."""
+        self._tried = token  # before it is: where this raises, the answer may be there all the same
+        if self._put(token, "open", seen, self._content):
+            self.token = token
+        self._tried = self.token
+        return self.token == token
+
+    def dispute(self, seen: Condition) -> None:
+        """Write down that the process whose answer was seen is not the only one."""
+        self._put(self.token, "disputed", seen)
+
+    def withdraw(self) -> bool:
+        """Take it back; `False` where rank 0 has taken it, or that cannot be told."""
+        try:
+            for _ in range(_ATTEMPTS if self._tried else 0):
+                there, seen = self._records.read(self._name)
+                if there.get("id") != self.id:
+                    return there.get("token") == self._tried  # what was taken is not replaced by an answer to the same call
+                if there.get("state") != "open":
+                    return there.get("state") != "taken"
+                if self._put(self._tried, "withdrawn", seen):
+                    return True
+        except PerdureError as error:
+            _log.warning("what this process has answered to rank 0 could not be taken back: %s", error)
+        return not self._tried
+
+    def _put(self, token: str, state: str, seen: Condition, content: Mapping[str, object] | None = None) -> bool:
+        record = {"token": token, "id": self.id, "process": _process(), "state": state, **(content or {})}
+        return self._records.swap(self._name, record, seen) is not None
+
+
+class _Call:
+    """What rank 0 asks of the others. A thread renews it until its outcome is told."""
+
+    def __init__(self, records: _Records, beat: float) -> None:
+        self.token = os.urandom(16).hex()
+        self.replaced_by = ""
+        self._records, self._beat = records, beat
+        self._ended = Event()
+        self._thread = Thread(target=self._renew, name="perdure-ranks", daemon=True)
+
+    def begin(self, content: Mapping[str, object]) -> None:
+        """Tell it, in place of any other."""
+
+        def instead(there: dict[str, Any]) -> dict[str, Any]:
+            outcomes = _outcomes(there)
+            if "token" in there:
+                outcomes.setdefault(str(there["token"]), {"lost": True})
+            return {**content, "token": self.token, "process": _process(), "outcomes": outcomes}
+
+        self._change(instead)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no more threads: the interpreter ends, or a limit
+            _log.warning("the other ranks wait for this one no longer than their own time: %s", error)
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """Tell the outcome, whatever is called now."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._change(lambda there: {**there, "outcomes": _outcomes(there) | {self.token: outcome}})
+
+    def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        for _ in range(_ATTEMPTS):
+            there, seen = self._records.read("call")
+            record = change(there)
+            record["outcomes"] = dict(list(_outcomes(record).items())[-_OUTCOMES:])
+            if self._records.swap("call", record, seen) is not None:
+                return
+        raise UnavailableError("other processes change ranks/call all the time", hint=_ONCE)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._beat) and not self.replaced_by:
+            try:
+                self._change(self._again)
+            except PerdureError as error:  # the next time, perhaps; without it the others give up in the end
+                _log.info("the other ranks could not be told that rank 0 is alive: %s", error)
+
+    def _again(self, there: dict[str, Any]) -> dict[str, Any]:
+        if there.get("token", self.token) != self.token:
+            self.replaced_by = str(there.get("process"))
+            return there
+        return {**there, "beat": os.urandom(4).hex()}
 
 
 class _Looks:
@@ -189,9 +437,9 @@ class _Looks:
         self._timeout = timeout
         self.begin()
 
-    def begin(self) -> None:
-        """Let the time begin anew."""
-        self._end = time.monotonic() + self._timeout
+    def begin(self, more: float = 0.0) -> None:
+        """Let the time begin anew, with some more seconds."""
+        self._end = time.monotonic() + self._timeout + more
 
     def __iter__(self) -> Iterator[None]:
         pause, longest = _PAUSE
@@ -202,3 +450,15 @@ class _Looks:
                 return
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, longest)
+
+
+def _outcomes(call: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How the last saves ended, by token; anybody may have written it."""
+    told = call.get("outcomes")
+    items = told.items() if isinstance(told, dict) else ()
+    return {token: outcome for token, outcome in items if isinstance(outcome, dict)}
+
+
+def _process() -> str:
+    """Which process this is, for people."""
+    return f"process {os.getpid()} on {platform.node()}"

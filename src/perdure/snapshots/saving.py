@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
 from ..errors import UnavailableError
+from .turn import Turn
+
+_log = logging.getLogger("perdure.snapshots")
+_untold: set[Saving] = set()
+"""Those that failed, and nobody knows."""
+
+
+@atexit.register
+def _tell() -> None:
+    """Let no program end as if all were well whose last snapshot is missing. By then all threads have ended."""
+    for saving in _untold:
+        if saving.is_of_this_process:
+            _log.error("a snapshot was not stored, and nobody waited for it: %s", saving.error, exc_info=saving.error)
 
 
 class Saving:
@@ -34,6 +49,17 @@ class Saving:
             self._path = self._rest()
         except BaseException as error:
             self._error = error
+            _untold.add(self)
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it failed, if it did."""
+        return self._error
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Not so in a forked child."""
+        return os.getpid() == self._process
 
     @property
     def done(self) -> bool:
@@ -53,20 +79,23 @@ class Saving:
             TimeoutError: It takes longer; it goes on.
             PerdureError: What went wrong, as `save_state` would have raised it. There is no snapshot then.
         """
-        if os.getpid() != self._process:
+        if not self.is_of_this_process:
             raise UnavailableError("this save is under way in the process that forked this one", hint="Wait for it there.")
         if self._thread.ident is not None:
             self._thread.join(timeout)
         if not self.done:
             raise SavingTimeoutError(f"the snapshot is not stored after {timeout:g} s", hint="Wait longer; it goes on.")
         self._told = True
+        _untold.discard(self)
         if self._error is not None:
             raise self._error
         assert self._path is not None
         return self._path
 
     def surface(self) -> None:
-        """Wait for it, and raise its error unless somebody was told already."""
+        """Wait for it, and raise its error unless somebody was told already. In a forked child there is nothing to wait for."""
+        if not self.is_of_this_process:
+            return
         told = self._told
         try:
             self.wait()
@@ -85,13 +114,13 @@ class Rest:
     Args:
         complete: Does it.
         abandon: Undoes what came before it.
-        release: Lets the next save begin; called once, whatever happens.
+        turn: Ends with it, whatever happens.
     """
 
-    def __init__(self, complete: Callable[[], Path], abandon: Callable[[], None], release: Callable[[], None]) -> None:
+    def __init__(self, complete: Callable[[], Path], abandon: Callable[[], None], turn: Turn) -> None:
         self._todo = [complete]  # whoever takes it out does it: `pop` is atomic
         self._abandon = abandon
-        self._release = release
+        self._turn = turn
 
     def __call__(self) -> Path:
         """Do it.
@@ -104,10 +133,11 @@ class Rest:
             complete = self._todo.pop()
         except IndexError:
             raise UnavailableError("this save was interrupted before it began", hint="Save again.") from None
+        self._turn.take_over()
         try:
             return complete()
         finally:
-            self._release()
+            self._turn.end()
 
     def cancel(self) -> None:
         """Undo what came before, unless the rest has begun: then it goes on."""
@@ -118,7 +148,7 @@ class Rest:
         try:
             self._abandon()
         finally:
-            self._release()
+            self._turn.end()
 
 
 class SavingTimeoutError(UnavailableError, TimeoutError):

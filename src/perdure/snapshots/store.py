@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import DuplicateNameError, PerdureError, UsageError
+from ..errors import PerdureError, UsageError, UsageTypeError
 from ..mapping.progress import Progress
-from .components import Registered, Value, adapt, spell_names
+from .components import spell_names
+from .durations import Duration, seconds
 from .loading import Loading
-from .manifest import Snapshot, check_component_name, check_metadata, is_bad_name
+from .looping import Looping
+from .manifest import Snapshot
+from .metadata import check_metadata
+from .names import why_bad_name
 from .place import Draft, open_place
+from .registering import Registering
 from .saving import Rest, Saving
 from .taking import Taking
+from .turn import Turn
 from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from ..protocol import Backend
-    from .conditions import AnyCondition
-    from .durations import Duration
-    from .keep import Keeper
-    from .running import Running
+    from .keep import Policy
 
-T = TypeVar("T")
 _log = logging.getLogger("perdure.snapshots")
 
 
-class StateStore(Upkeep):
+class StateStore(Registering, Looping, Upkeep):
     """Saves and restores registered objects together, in snapshots that are there as a whole or not at all.
 
     ::
@@ -55,7 +56,8 @@ class StateStore(Upkeep):
             they are objects. Nothing is made before the first save.
         state_name_format: What a snapshot is called, for `strftime`, by local time. A name that is taken gets a suffix. Names
             do not order snapshots; their numbers do.
-        keep: Which snapshots stay; the others are removed after each save. By default all stay.
+        keep: Which snapshots stay; the others are removed after each save. By default all stay. A keeper, or any object with
+            the method `select` of one.
         trusted: Whether pickles in this place may name any code, which reading them runs. `False` reads and writes plain data,
             arrays, tensors and what `perdure.register_type` was told of. By default `True` in folders and local files, and
             `False` where other machines write. What components read from their own files is up to them.
@@ -65,7 +67,7 @@ class StateStore(Upkeep):
             process has written or verified are shared, so damage does not spread unseen.
         rank: The number of this process, from 0, in a job of several that save one snapshot together.
         world_size: How many they are.
-        rank_timeout: Seconds to wait for the others.
+        rank_timeout: How long to wait for the others: seconds, text such as `"10 min"`, or a timedelta.
 
     Raises:
         UsageError: An argument is wrong.
@@ -81,90 +83,32 @@ class StateStore(Upkeep):
         states_dir: str | os.PathLike[str] | Backend,
         state_name_format: str = "%Y-%m-%d_%H-%M-%S,%f.state",
         *,
-        keep: Keeper | None = None,
+        keep: Policy | None = None,
         trusted: bool | None = None,
         sync: str | None = None,
         share: bool = True,
         rank: int = 0,
         world_size: int = 1,
-        rank_timeout: float = 600.0,
+        rank_timeout: Duration = 600.0,
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise UsageError(
-                f"rank is a number from 0 to {world_size - 1}, not {rank}", hint="world_size is how many there are."
-            )
-        super().__init__(open_place(states_dir, sync=sync, share=share), keep)
+        _check_ranks(rank, world_size)
+        Registering.__init__(self)
+        Looping.__init__(self)
+        Upkeep.__init__(self, open_place(states_dir, sync=sync, share=share), keep)
+        if not isinstance(state_name_format, str):
+            raise UsageTypeError(f"state_name_format is text for strftime, not {state_name_format!r:.60}")
         self.states_dir: Any = self._place.path or states_dir
         self.state_name_format = state_name_format
         self.trusted = not self._place.shared_by_machines if trusted is None else trusted
-        self._components: dict[str, Registered] = {}
-        self._states: dict[str, object] = {}
-        self._turn = Lock()
-        self._process = os.getpid()
+        self._turn = Turn()
         self._saving: Saving | None = None
         self._swept = False
-        self.active_run: Running | None = None
-        """What `running` has entered and not left."""
         self._ranks = None
         if world_size > 1:
             from .ranks import Ranks
 
-            self._ranks = Ranks(self._place, rank, world_size, rank_timeout)
+            self._ranks = Ranks(self._place, rank, world_size, seconds(rank_timeout, "rank_timeout"))
         self._snapshot_name()  # a wrong format is noticed now and not after an hour
-
-    # ------------------------------------------------------------------------------------------------------- registering
-
-    def register(self, name: str, state: Any) -> None:
-        """Make an object a part of all snapshots from now on.
-
-        Args:
-            name: Its name in the snapshot, and of its files.
-            state: An object with `save_state(path)` and `load_state(path)`; with `state_dict()` and `load_state_dict()`, as
-                those of PyTorch have; or any other that pickle could take, which is restored in place by `__setstate__` or its
-                attributes. For a plain value see `register_value`.
-
-        Raises:
-            DuplicateNameError: The name is taken. (A `KeyError`.)
-            UsageError: It is no name for files.
-            UsageTypeError: The object cannot be restored in place.
-        """
-        if name in self._components:
-            raise DuplicateNameError(f"a component called {name!r} is registered already", hint="Choose another name.")
-        check_component_name(name, list(self._components))
-        self._components[name] = adapt(name, state)
-        self._states[name] = state
-
-    def register_value(self, name: str, value: T) -> Value[T]:
-        """Make a plain value a part of all snapshots, and get a place to keep it: `step = store.register_value("step", 0)`.
-
-        Args:
-            name: As for `register`.
-            value: What it is until a snapshot is loaded; anything that pickle takes.
-
-        Returns:
-            Its `.value` is saved, and set by loading.
-
-        Raises:
-            DuplicateNameError, UsageError: As `register`.
-        """
-        holder = Value(value)
-        self.register(name, holder)
-        return holder
-
-    def unregister(self, name: str) -> None:
-        """Leave an object out of snapshots from now on.
-
-        Raises:
-            UsageError: None is called so.
-        """
-        if name not in self._components:
-            raise UsageError(f"no component is called {name!r}", hint=f"Registered: {spell_names(self._components)}.")
-        del self._components[name], self._states[name]
-
-    @property
-    def components(self) -> dict[str, object]:
-        """What is registered, by name."""
-        return dict(self._states)
 
     # ------------------------------------------------------------------------------------------------------------ saving
 
@@ -187,12 +131,32 @@ class StateStore(Upkeep):
             BackendError: The place failed: disk full, read-only, unreachable. Also what an earlier background save raised, if
                 nobody was told; then nothing is saved.
             MissingRankError: Another process of the job did not save its part in time.
+            UsageError: Also if a component, a policy or a signal's handler asks while the same thread is saving or loading.
 
             Whatever is raised, no trace is left, and earlier snapshots are as they were.
         """
         with self._alone():
             self.wait()
             _, complete = self._begin(metadata, isolate=False, progress=progress)
+            return complete()
+
+    def save_if_changed(self, metadata: Mapping[str, Any] | None = None) -> Path:
+        """As `save_state`, unless the newest snapshot is whole and has the same state and metadata: then there is no other one.
+
+        In a job of several ranks it is `save_state`.
+
+        Args:
+            metadata: As for `save_state`.
+
+        Returns:
+            The snapshot that has this state, new or not.
+
+        Raises:
+            Exception: As `save_state`.
+        """
+        with self._alone():
+            self.wait()
+            _, complete = self._begin(metadata, isolate=False, unless_there=True)
             return complete()
 
     def save_async(self, metadata: Mapping[str, Any] | None = None) -> Saving:
@@ -210,20 +174,22 @@ class StateStore(Upkeep):
         Raises:
             Exception: As `save_state`. A save that is under way is waited for first: there are never two.
         """
-        turn = self._take_turn()
+        self._turn.take(self._place.place)
         rest = None
         try:
             self.wait()
             draft, complete = self._begin(metadata, isolate=True)
-            rest = Rest(complete, draft.abandon, turn.release)
+            rest = Rest(complete, draft.abandon, self._turn)
             self._saving = Saving(rest)
             return self._saving
         except BaseException:
             if rest is None:
-                turn.release()
+                self._turn.end()
             else:
                 rest.cancel()
             raise
+        finally:
+            self._turn.leave()
 
     def wait(self) -> None:
         """Wait until no save is under way.
@@ -232,7 +198,7 @@ class StateStore(Upkeep):
             PerdureError: What a background save raised, unless its `wait` did.
         """
         saving = self._saving
-        if saving is not None and os.getpid() == self._process:
+        if saving is not None:
             try:
                 saving.surface()
             finally:
@@ -242,21 +208,20 @@ class StateStore(Upkeep):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep others from saving and loading meanwhile."""
-        turn = self._take_turn()
+        self._turn.take(self._place.place)
         try:
             yield
         finally:
-            turn.release()
-
-    def _take_turn(self) -> Lock:
-        if os.getpid() != self._process:  # a child: the thread that would release the lock is its parent's
-            self._process, self._turn, self._saving = os.getpid(), Lock(), None
-        turn = self._turn
-        turn.acquire()
-        return turn
+            self._turn.end()
+            self._turn.leave()
 
     def _begin(
-        self, metadata: Mapping[str, Any] | None, *, isolate: bool, progress: Progress = False
+        self,
+        metadata: Mapping[str, Any] | None,
+        *,
+        isolate: bool,
+        progress: Progress = False,
+        unless_there: bool = False,
     ) -> tuple[Draft, Callable[[], Path]]:
         """Take what has to be taken from the objects, and return what was begun and what does the rest."""
         taking = Taking(self._place, self._components, self._ranks, trusted=self.trusted)
@@ -264,7 +229,12 @@ class StateStore(Upkeep):
         if not self._swept:
             self._sweep()
         draft, snapshot = taking.begin(name, saved, metadata, isolate=isolate)
-        return draft, lambda: self._complete(taking, draft, snapshot, progress)
+
+        def complete() -> Path:
+            there = taking.same(draft, snapshot) if unless_there and self._ranks is None else None
+            return self._path_of(there) if there is not None else self._complete(taking, draft, snapshot, progress)
+
+        return draft, complete
 
     def _complete(self, taking: Taking, draft: Draft, snapshot: Snapshot, progress: Progress) -> Path:
         snapshot = taking.complete(draft, snapshot, progress)
@@ -273,13 +243,20 @@ class StateStore(Upkeep):
                 self.cleanup()
             except PerdureError as error:
                 _log.warning("the snapshot is saved, and older ones could not be cleaned up: %s", error)
+            except Exception:  # of a policy; the snapshot is there all the same
+                _log.exception("the snapshot is saved, and older ones could not be cleaned up, as %r failed", self.keep)
+        return self._path_of(snapshot)
+
+    @staticmethod
+    def _path_of(snapshot: Snapshot) -> Path:
         return snapshot.path or Path(snapshot.name)
 
     def _snapshot_name(self) -> str:
         name = datetime.now().strftime(self.state_name_format)  # noqa: DTZ005 - the local time, as people read it
-        if is_bad_name(name) or name[0] == ".":
+        problem = why_bad_name(name) or ("it begins with a dot, as what is hidden does" if name[0] == "." else "")
+        if problem:
             hint = "Give a format for strftime without separators, such as %Y-%m-%d_%H-%M-%S.state."
-            raise UsageError(f"state_name_format makes {name!r}, which is no name for a snapshot", hint=hint)
+            raise UsageError(f"state_name_format makes {name!r}, which is no name for a snapshot: {problem}", hint=hint)
         return name
 
     def _sweep(self) -> None:
@@ -352,91 +329,17 @@ class StateStore(Upkeep):
 
         with self._alone():
             adopted = adopt(self._place, self._components, state_path, check_metadata(metadata))
-        return adopted.path or Path(adopted.name)
-
-    # ------------------------------------------------------------------------------------------------------- while it runs
-
-    def running(
-        self,
-        every: Duration | None = None,
-        *,
-        condition: AnyCondition | None = None,
-        background: bool = True,
-        deadline: Duration = 30.0,
-        final: bool = True,
-        signals: bool | Iterable[int] = True,
-        load: bool = True,
-    ) -> Running:
-        """Do the usual thing around a loop: resume, save when it is time, and once more at the end or when a signal comes.
-
-        ::
-
-            with checkpoint.running(every="10 min") as run:
-                for step in range(run.step, 1000):
-                    train(step)
-                    run.tick({"step": step, "loss": loss})
-
-        Args:
-            every: Seconds, text such as `"10 min"`, or a timedelta; by default ten minutes.
-            condition: When to save besides, such as `EverySteps(1000) | OnImprovement("loss")`.
-            background: Whether to go on while a snapshot is being stored.
-            deadline: How long after a signal the program may go on, the final save included.
-            final: Whether to save at the end, and before a signal acts.
-            signals: Whether SIGTERM and Ctrl-C wait for the next `tick`; or which signals do. In a job of several ranks they
-                act as ever, as the others may be at another step.
-            load: Whether to load the newest snapshot on entering.
-
-        Returns:
-            A context manager; see `Running`.
-
-        Raises:
-            UsageError: An argument is wrong, or `every` is given in a job of several ranks.
-        """
-        from .running import Running
-
-        if self._ranks is not None:
-            if every is not None or condition is None:
-                hint = "Use condition=EverySteps(n), with the step in the metadata."
-                raise UsageError("several ranks save at the same steps, and each has a clock of its own", hint=hint)
-            signals = False
-        return Running(
-            self,
-            every=every,
-            condition=condition,
-            background=background,
-            deadline=deadline,
-            final=final,
-            signals=signals,
-            load=load,
-        )
-
-    def tick(self, metadata: Mapping[str, Any] | None = None) -> bool:
-        """Say that the state is consistent now, inside of `running`; see `Running.tick`.
-
-        Raises:
-            UsageError: It is not running.
-        """
-        if self.active_run is None:
-            raise UsageError("tick() outside of running()", hint="Call it inside of `with store.running(...):`.")
-        return self.active_run.tick(metadata)
-
-    def on_preemption(self, deadline: Duration = 30.0, *, signals: Iterable[int] | None = None) -> Running:
-        """Save once more when SIGTERM or Ctrl-C comes, and never else: `with store.on_preemption():`, and `tick` in the loop.
-
-        As `running`, but without resuming, regular saves and a save at the end.
-
-        Args:
-            deadline: How long after the signal the program may go on, the final save included.
-            signals: Which signals; by default SIGTERM and SIGINT.
-
-        Raises:
-            UsageError: An argument is wrong.
-        """
-        return self.running(math.inf, deadline=deadline, signals=True if signals is None else signals, load=False)
+        return self._path_of(adopted)
 
     def close(self) -> None:
-        """Wait for a save that is under way, and release what is held open. Raises its error, as `wait`."""
+        """End `running` or `on_preemption`, wait for a save that is under way, and release what is held open.
+
+        Raises:
+            PerdureError: What a save raised, as `wait`.
+        """
         try:
+            if self.active_run is not None:
+                self.active_run.close()
             self.wait()
         finally:
             self._place.close()
@@ -444,8 +347,21 @@ class StateStore(Upkeep):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if self.active_run is not None:
+                self.active_run.__exit__(kind, error, trace)  # which saves nothing that is half changed
+        finally:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<StateStore {self._place.place}: {spell_names(self._components)}>"
+
+
+def _check_ranks(rank: int, world_size: int) -> None:
+    for name, number, least in (("world_size", world_size, 1), ("rank", rank, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise UsageError(f"{name} is a whole number from {least} on, not {number!r:.60}")
+    if rank >= world_size:
+        hint = "world_size is how many processes there are."
+        raise UsageError(f"rank is a number from 0 to {world_size - 1}, not {rank}", hint=hint)

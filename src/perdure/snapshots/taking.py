@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import __version__
 from ..errors import CodecError, ComponentError, PerdureError, UsageError
@@ -13,11 +13,14 @@ from ..mapping.progress import Progress, reporting
 from .components import Registered
 from .disk import hint_of
 from .loading import one_by_one
-from .manifest import Component, Snapshot, check_metadata
+from .manifest import Component, Snapshot
+from .metadata import check_metadata
 from .place import Draft, Place
 
 if TYPE_CHECKING:
     from .ranks import Ranks
+
+_NONE: Final = Component("", ())
 
 
 class Taking:
@@ -35,15 +38,17 @@ class Taking:
         self._components = dict(components)
         self._ranks = ranks
         self._trusted = trusted
+        self._live = {name: registered.target for name, registered in components.items()}
 
     def begin(self, name: str, saved: datetime, metadata: Mapping[str, Any] | None, *, isolate: bool) -> tuple[Draft, Snapshot]:
         """Begin a snapshot with the state of all objects. Raises as `StateStore.save_state`, and leaves no trace then."""
         told = check_metadata(metadata)
         draft = self._place.begin(isolate=isolate)
         try:
-            components = {}
-            for component, registered in self._components.items():
-                there = component if self._ranks is None else self._ranks.name(component)
+            components = dict.fromkeys(map(self._saved_name, self._components), _NONE)
+            # First those whose own code writes files: it may change what others are, and is over before anybody reads that.
+            for component in sorted(self._components, key=lambda component: self._components[component].kind != "files"):
+                there, registered = self._saved_name(component), self._components[component]
                 components[there] = Component(registered.kind, tuple(self._save(there, registered, draft)))
             draft.settle()
         except BaseException as error:
@@ -52,9 +57,12 @@ class Taking:
         library, python = f"perdure {__version__}", platform.python_version()
         return draft, Snapshot(draft.id, 0, name, saved, told, components, {}, library, python)
 
+    def _saved_name(self, name: str) -> str:
+        return name if self._ranks is None else self._ranks.name(name)
+
     def _save(self, name: str, registered: Registered, draft: Draft) -> list[str]:
         try:
-            return registered.save(name, draft, trusted=self._trusted)
+            return registered.save(name, draft, trusted=self._trusted, live=self._live)
         except PerdureError as error:
             if isinstance(error, (CodecError, UsageError)):
                 error.at(name, self._place.place)
@@ -63,6 +71,22 @@ class Taking:
             problem = f"component {name!r} could not be saved: {type(error).__name__}: {error}"
             hint = hint_of(error) or "Nothing was saved; older snapshots are as they were."
             raise ComponentError(problem, place=self._place.place, hint=hint, component=name) from error
+
+    def same(self, draft: Draft, snapshot: Snapshot) -> Snapshot | None:
+        """The newest snapshot, if it is whole and has the same state and metadata; then what was begun is cleared away."""
+        try:
+            newest = next((entry for entry in reversed(self._place.entries()) if isinstance(entry, Snapshot)), None)
+            if newest is None or (newest.metadata, newest.components) != (snapshot.metadata, snapshot.components):
+                return None
+            parts = {part.name: (part.size, part.chunks) for part in draft.publish(lambda _: None)}
+            there = {part.name: (part.size, part.chunks) for part in newest.parts.values()}
+            if parts != there or not self._place.is_whole(newest):
+                return None
+        except BaseException as error:
+            _abandon(draft, error)
+            raise
+        draft.abandon()
+        return newest
 
     def complete(self, draft: Draft, snapshot: Snapshot, progress: Progress) -> Snapshot:
         """Make it durable and visible. Raises as `StateStore.save_state`, and leaves no trace then."""
