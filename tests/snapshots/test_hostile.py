@@ -209,8 +209,12 @@ def test_an_answer_of_a_rank_that_cannot_be_is_refused(tmp_path: Path, answer: d
     store.register_value("x", 1)
     (tmp_path / "outside").write_text("mine")
     ranks: Any = store._ranks
-    read = ranks._read
-    ranks._read = lambda name: {**answer, "token": read("call")["token"]} if name == "1" else read(name)
+    read = ranks._records.read
+
+    def planted(name: str) -> Any:
+        return ({**answer, "state": "open", "token": read("call")[0]["token"]}, None) if name == "1" else read(name)
+
+    ranks._records.read = planted
     with pytest.raises(IntegrityError, match="rank 1"):
         store.save_state()
     assert (tmp_path / "outside").read_text() == "mine"

@@ -517,7 +517,7 @@ def test_a_state_that_the_object_cannot_have_is_an_error_and_nothing_is_touched(
         reader.register("model", model)
         reader.register("it", wrong)
         with pytest.raises(CodecError, match="cannot have what was saved"):
-            reader.load_state(path)
+            reader.load_state(path, strict=False)
         assert model.weight == 5
 
 
@@ -1041,3 +1041,25 @@ def test_how_many_are_damaged_is_said_in_words(tmp_path: Path) -> None:
         fresh.register("a", Model())
         with pytest.raises(IntegrityError, match=says):
             fresh.load_latest()
+
+
+def test_an_object_of_another_class_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    class Old:
+        def __init__(self) -> None:
+            self.x = 1
+
+    class New:
+        def __init__(self) -> None:
+            self.y = 2
+
+    store = StateStore(tmp_path)
+    store.register("m", Old())
+    path = store.save_state()
+    assert store.snapshots()[0].components["m"].of.endswith("Old")
+    other, new = StateStore(tmp_path), New()
+    other.register("m", new)
+    with pytest.raises(UsageError, match=r"'m' was saved as a .*Old, and registered is a .*New"):
+        other.load_state(path)
+    assert vars(new) == {"y": 2}
+    other.load_state(path, strict=False)
+    assert vars(new) == {"x": 1}

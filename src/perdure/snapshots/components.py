@@ -73,10 +73,12 @@ class Registered(Protocol):
     Attributes:
         kind: As in the manifest.
         target: The object itself; of a value its `Value`.
+        of: The name of its class, if it has to be of the same class to be restored.
     """
 
     kind: str
     target: object
+    of: str
 
     def save(self, name: str, draft: Draft, *, trusted: bool, live: Mapping[str, object]) -> list[str]:
         """Begin to save it, and tell the names of its parts. Of objects in `live` it saves no more than the names."""
@@ -177,6 +179,7 @@ def _slots_of(state: object) -> list[str]:
 
 class _OfFiles:
     kind = "files"
+    of = ""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -195,6 +198,8 @@ class _OfFiles:
 
 class _Packed:
     """What is saved as one value."""
+
+    of = ""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -257,6 +262,7 @@ class _OfObject(_Packed):
 
     def __init__(self, target: Any) -> None:
         super().__init__(target)
+        self.of = type(target).__qualname__  # and not its module, which is another one for a program than for who imports it
         self._base = plain.container_of(target)
 
     def get(self) -> Any:

@@ -111,6 +111,15 @@ class Loading:
                     place=self._place.place,
                     hint="Register the same kind of object as when it was saved.",
                 )
+        for name, there in mine.items():
+            of = self._components[name].of
+            if strict and there in saved and saved[there].of not in ("", of):
+                raise UsageError(
+                    f"component {name!r} was saved as a {saved[there].of}, and registered is a {of}",
+                    key=snapshot.name,
+                    place=self._place.place,
+                    hint="Register the same kind of object as when it was saved; if its class was renamed, use strict=False.",
+                )
         return [name for name in mine if name not in lacking]
 
     def _saved_name(self, name: str) -> str:

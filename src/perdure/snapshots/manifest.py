@@ -84,11 +84,13 @@ class Component:
         kind: How it was saved: `"files"`, `"state_dict"`, `"object"` or `"value"`.
         parts: The names of its parts.
         rank: The number of the process it belongs to, in a job of several; `None` else.
+        of: The name of the class, of an `"object"`.
     """
 
     kind: str
     parts: tuple[str, ...]
     rank: int | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,9 +242,12 @@ def _is_only_renumbered(data: bytes, told: re.Match[bytes]) -> bool:
 
 
 def _spell_component(component: Component) -> dict[str, Any]:
-    return {"kind": component.kind, "parts": list(component.parts)} | (
-        {} if component.rank is None else {"rank": component.rank}
-    )
+    told: dict[str, Any] = {"kind": component.kind, "parts": list(component.parts)}
+    if component.of:
+        told["of"] = component.of
+    if component.rank is not None:
+        told["rank"] = component.rank
+    return told
 
 
 def _read_component(name: str, told: Mapping[str, Any], parts: Mapping[str, Part]) -> Component:
@@ -254,7 +259,8 @@ def _read_component(name: str, told: Mapping[str, Any], parts: Mapping[str, Part
     if told["kind"] != "files" and not packed:
         raise ValueError(f"component {name!r} has parts of others")
     rank = told.get("rank")
-    return Component(_of(str, told["kind"]), its, None if rank is None else _number(rank, 1 << 30))
+    whose = None if rank is None else _number(rank, 1 << 30)
+    return Component(_of(str, told["kind"]), its, whose, _of(str, told.get("of", "")))
 
 
 def _spell_part(part: Part) -> dict[str, Any]:

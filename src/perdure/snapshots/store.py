@@ -133,7 +133,9 @@ class StateStore(Registering, Looping, Upkeep):
             MissingRankError: Another process of the job did not save its part in time.
             UsageError: Also if a component, a policy or a signal's handler asks while the same thread is saving or loading.
 
-            Whatever is raised, no trace is left, and earlier snapshots are as they were.
+            UnknownOutcomeError: Rank 0 of the job, or a place far away, went silent: the snapshot is there as a whole or not.
+
+            Whatever else is raised, no trace is left. Earlier snapshots are as they were.
         """
         with self._alone():
             self.wait()

@@ -49,7 +49,8 @@ class Taking:
             # First those whose own code writes files: it may change what others are, and is over before anybody reads that.
             for component in sorted(self._components, key=lambda component: self._components[component].kind != "files"):
                 there, registered = self._saved_name(component), self._components[component]
-                components[there] = Component(registered.kind, tuple(self._save(there, registered, draft)))
+                parts = tuple(self._save(there, registered, draft))
+                components[there] = Component(registered.kind, parts, of=registered.of)
             draft.settle()
         except BaseException as error:
             _abandon(draft, error)
