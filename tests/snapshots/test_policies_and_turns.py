@@ -100,10 +100,17 @@ def test_a_policy_that_fails_costs_no_snapshot(url: str, caplog: pytest.LogCaptu
         store.cleanup()
 
 
-@pytest.mark.parametrize("keep", [3, "latest=3", KeepLatest, [KeepLatest(3)]])
+@pytest.mark.parametrize("keep", [3, KeepLatest, [KeepLatest(3)], object()])
 def test_what_is_no_keeper_is_refused_at_once(url: str, keep: Any) -> None:
     with pytest.raises(UsageTypeError, match="takes a keeper"):
         StateStore(url, keep=keep)
+
+
+def test_a_policy_may_be_given_as_the_command_line_spells_it(url: str) -> None:
+    store = StateStore(url, keep="latest=1,best=1:loss")
+    assert store.keep == KeepLatest(1) | KeepBest(1)
+    with pytest.raises(UsageError, match="no policy is called"):
+        StateStore(url, keep="last=3")
 
 
 def test_metadata_of_what_is_listed_may_be_changed(url: str) -> None:

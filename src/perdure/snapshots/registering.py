@@ -24,10 +24,10 @@ class Registering:
         Args:
             name: Its name in the snapshot, and of its files.
             state: An object with `save_state(path)` and `load_state(path)`; with `state_dict()` and `load_state_dict()`, as
-                those of PyTorch have; a random generator of Python, numpy or torch; a subclass of list, dict, set or deque; or any
-                other that pickle takes by its attributes, which is restored in place by `__setstate__` or these. What it holds
-                of other registered objects is not saved again, and is these very objects after loading. For a plain value
-                see `register_value`.
+                those of PyTorch have; a random generator of Python, numpy or torch; a subclass of list, dict, set or deque; or
+                any other that pickle takes by its attributes, which is restored in place by these or by `__setstate__`. What it
+                holds of other registered objects is not saved again, and is these very objects after loading. For a plain
+                value see `register_value`.
 
         Raises:
             DuplicateNameError: The name is taken. (A `KeyError`.)

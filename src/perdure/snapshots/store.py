@@ -57,7 +57,7 @@ class StateStore(Registering, Looping, Upkeep):
         state_name_format: What a snapshot is called, for `strftime`, by local time. A name that is taken gets a suffix. Names
             do not order snapshots; their numbers do.
         keep: Which snapshots stay; the others are removed after each save. By default all stay. A keeper, or any object with
-            the method `select` of one.
+            the method `select` of one, or text such as `"latest=3,best=1:loss"`.
         trusted: Whether pickles in this place may name any code, which reading them runs. `False` reads and writes plain data,
             arrays, tensors and what `perdure.register_type` was told of. By default `True` in folders and local files, and
             `False` where other machines write. What components read from their own files is up to them.
@@ -83,7 +83,7 @@ class StateStore(Registering, Looping, Upkeep):
         states_dir: str | os.PathLike[str] | Backend,
         state_name_format: str = "%Y-%m-%d_%H-%M-%S,%f.state",
         *,
-        keep: Policy | None = None,
+        keep: Policy | str | None = None,
         trusted: bool | None = None,
         sync: str | None = None,
         share: bool = True,

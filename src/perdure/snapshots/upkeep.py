@@ -23,18 +23,22 @@ class Upkeep:
 
     Args:
         place: Where they are.
-        keep: Which stay.
+        keep: Which stay: a policy, or how the command line spells one.
 
     Raises:
-        UsageTypeError: That is no keeper.
+        UsageError: That is no keeper.
     """
 
-    def __init__(self, place: Place, keep: Policy | None) -> None:
+    def __init__(self, place: Place, keep: Policy | str | None) -> None:
+        if isinstance(keep, str):
+            from .keep_spelling import parse_keeper
+
+            keep = parse_keeper(keep)
         if keep is not None and not is_policy(keep):
-            hint = 'Such as keep=perdure.KeepLatest(3), or perdure.snapshots.parse_keeper("latest=3").'
+            hint = 'Such as keep=perdure.KeepLatest(3), or keep="latest=3".'
             raise UsageTypeError(f"keep= takes a keeper, not {keep!r:.60}", hint=hint)
         self._place = place
-        self.keep = keep
+        self.keep: Policy | None = keep
         self._warned: set[str] = set()  # metrics that no snapshot had
 
     def snapshots(self) -> list[Snapshot]:
