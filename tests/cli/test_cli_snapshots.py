@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -215,8 +216,8 @@ def test_a_damaged_part_is_named(run, where, saved) -> None:
 
 
 def test_a_part_that_several_share_is_read_once_and_damages_all_of_them(run, where, saved, monkeypatch) -> None:
-    with opened(where) as place:
-        kind = type(place.read(saved[0]))
+    with opened(where) as place, closing(place.read(saved[0])) as reading:
+        kind = type(reading)
     read: list[str] = []
     original: Any = kind.damage
 

@@ -194,7 +194,7 @@ class BackendPlace:
             self._left = not self._remove_pieces(set(keys_of(snapshot)))
         return True
 
-    def remove_broken(self, name: str) -> None:
+    def remove_broken(self, name: str) -> bool:
         entry = self._manifests.get(name)
         if entry is None or not isinstance(entry[1], Broken):
             raise SnapshotNotFoundError("there is no damaged manifest called so", key=name, place=self.place, hint=_LISTS)
@@ -203,6 +203,7 @@ class BackendPlace:
         except (NotFoundError, PreconditionError):
             pass  # somebody else has just removed it
         self._left = True
+        return True
 
     def sweep(self) -> None:
         pieces = set(self.backend.keys(PARTS))

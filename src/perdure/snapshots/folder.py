@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import BackendError, CodecError, IntegrityError, PerdureError, SnapshotNotFoundError, UnavailableError
+from ..errors import BackendError, CodecError, IntegrityError, PerdureError, SnapshotNotFoundError
 from ..protocol import Backend
 from ..registry import open_backend
 from .disk import (
@@ -198,11 +198,10 @@ class FolderPlace:
             raise SnapshotNotFoundError("this snapshot is not in a folder", key=snapshot.name, place=self.place)
         return self._remove(str(snapshot.path), snapshot.name)
 
-    def remove_broken(self, name: str) -> None:
+    def remove_broken(self, name: str) -> bool:
         if not isinstance(self._entry(name), Broken):
             raise SnapshotNotFoundError("there is no damaged manifest in a folder called so", key=name, place=self.place)
-        if not self._remove(os.path.join(self.root, name), name):
-            raise UnavailableError("somebody is reading this folder", key=name, place=self.place, hint="Try later.")
+        return self._remove(os.path.join(self.root, name), name)
 
     def _remove(self, path: str, name: str) -> bool:
         try:

@@ -146,8 +146,8 @@ class Place(Protocol):
         """Remove a snapshot; `False` where somebody is reading it. One that is gone already is fine."""
         ...
 
-    def remove_broken(self, name: str) -> None:
-        """Remove what `entries` gave as broken under this name. Raises `SnapshotNotFoundError` where nothing broken is."""
+    def remove_broken(self, name: str) -> bool:
+        """As `remove`, what `entries` gave as broken under this name. Raises `SnapshotNotFoundError` for anything else."""
         ...
 
     def sweep(self) -> None:

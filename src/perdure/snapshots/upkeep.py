@@ -145,7 +145,6 @@ def remove_damaged(place: Place, name: str) -> bool:
     if all(entry.name != name for entry in damaged_in(place)):
         return True
     try:
-        place.remove_broken(name)
+        return place.remove_broken(name)
     except SnapshotNotFoundError:
         return True  # removed by another just now
-    return all(entry.name != name for entry in damaged_in(place))

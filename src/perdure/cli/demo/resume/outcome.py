@@ -114,7 +114,7 @@ def read_outcome(url: str) -> Outcome:
             else:
                 held[name] = _StateDict() if component.kind == "state_dict" else _Object()
                 store.register(name, held[name])
-        snapshot = store.load_latest()
+        snapshot = store.load_latest(strict=False)  # into objects of other classes
     assert snapshot is not None
     # Python's own generator and the old one of numpy began by chance, and the training uses neither.
     held["random"].value = held["random"].value["others"]
