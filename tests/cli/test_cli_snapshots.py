@@ -804,7 +804,7 @@ def test_one_that_somebody_reads_is_told_and_stays(run, tmp_path) -> None:
 
 def test_what_is_broken_is_neither_counted_nor_removed(run, tmp_path) -> None:
     saved = fill("run", 3)
-    part_of(saved[2], "manifest.json").write_text("{}")
+    part_of(saved[2], "manifest.json").write_text('{"format": "perdure snapshot 1", "id": ')
     answer = run("prune", "run", "--keep", "latest=1", "--yes")
     assert f"ignored  {saved[2].name}: the manifest is damaged" in answer.out
     assert "--broken removes" in answer.out
@@ -910,15 +910,24 @@ def test_what_a_damaged_one_shares_is_not_counted_as_freed(run, tmp_path) -> Non
 
 
 def test_folders_of_other_programs_are_not_taken_for_damaged(run, tmp_path) -> None:
-    """Programs of all kinds write a file of this name: web pages, extensions of browsers."""
+    """Programs of all kinds write a file of this name: web pages, extensions of browsers; and some may know perdure."""
     saved = fill("run", 2, names="kept-%f")
-    Path("run/webpage").mkdir()
-    Path("run/webpage/manifest.json").write_text('{"name": "mine"}')
+    foreign = {
+        "webpage": '{"name": "mine"}',
+        "seeds": '{"perdure": 1}',
+        "app": '{"name": "perdure-demo", "sequence": 3}',
+        "mention": '{"about": "perdure snapshot 1", "components": []}',
+        "theirs.state": '{"name": "mine"}',
+    }
+    for name, text in foreign.items():
+        Path("run", name).mkdir()
+        Path("run", name, "manifest.json").write_text(text)
     damage_manifest("run", saved[0])
     answer = run("prune", "run", "--broken", "--yes")
-    assert "ignored  webpage: " in answer.out
+    for name in foreign:
+        assert f"ignored  {name}: " in answer.out
     assert "rm" in answer.out
-    assert sorted(os.listdir("run")) == [".perdure-snapshots", saved[1].name, "webpage"]
+    assert sorted(os.listdir("run")) == sorted([".perdure-snapshots", saved[1].name, *foreign])
 
 
 def test_a_damaged_one_that_somebody_reads_is_told_and_stays(run, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -246,3 +247,76 @@ def test_a_program_whose_last_save_failed_does_not_end_as_if_all_were_well(url: 
     done = subprocess.run([sys.executable, "-c", UNTOLD, url, who], capture_output=True, text=True, timeout=120, check=False)
     assert ("No space left on device" in done.stderr) == (who == "does not wait")
     assert ("a snapshot was not stored" in done.stderr) == (who == "does not wait")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals are those of POSIX")
+@pytest.mark.parametrize("what", ["wait", "store.wait", "save_state"])
+def test_ctrl_c_while_a_background_save_is_waited_for_does_not_forget_it(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 takes a thread for ended if who joins it is interrupted."""
+    from perdure.snapshots.folder_draft import FolderDraft
+
+    gate, commit = threading.Event(), FolderDraft.commit
+
+    def slowly(*arguments: Any) -> Snapshot:
+        gate.wait(60)
+        return commit(*arguments)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderDraft, "commit", slowly)
+    store = StateStore(tmp_path)
+    store.register_value("v", 1)
+    saving = store.save_async()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            {"wait": saving.wait, "store.wait": store.wait, "save_state": store.save_state}[what]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not saving.done
+    assert store.snapshots() == []
+    gate.set()
+    path = within(30, "the save", saving.wait)
+    assert [snapshot.path for snapshot in store.snapshots()] == [path]
+    within(30, "the next save", store.save_state)
+    assert len(store.snapshots()) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals are those of POSIX")
+@pytest.mark.parametrize("what", ["save_state", "save_async", "load_latest"])
+def test_ctrl_c_at_any_moment_gives_the_turn_back(tmp_path: Path, what: str) -> None:
+    store = StateStore(tmp_path, sync="normal", keep=KeepLatest(1))
+    store.register_value("v", 1)
+    store.save_state()
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for nth in range(200):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + nth % 150))
+            armed = True
+            try:
+                for _ in range(20):
+                    getattr(store, what)()
+            except KeyboardInterrupt:
+                interrupted += 1
+            armed = False
+            within(30, "the store", store.wait)
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    within(30, "another thread", store.save_state)
+    store.save_state()
+    assert store.load_latest() is not None

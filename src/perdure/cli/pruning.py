@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import sys
@@ -27,6 +28,7 @@ from .listing import print_table
 from .output import console, line, one_line, plural, print_json, progress, safe, size, styled
 from .snapshots import brief, complete, is_damage, open_snapshots, stored
 
+_MARKS = (b'"perdure snapshot', b'"library"', b'"components"', b'"sequence"', b'"seal"')
 _Laid: TypeAlias = Mapping[str, Mapping[Any, int]]  # by the name of a snapshot, what it consists of
 
 
@@ -181,14 +183,20 @@ def _remove_broken(place: Place, doomed: Iterable[Broken]) -> dict[str, str]:
 
 
 def _is_foreign(place: Place, entry: Broken) -> bool:
-    """Whether a folder may be another program's, as many write a manifest.json; a little damage leaves our name in it."""
-    if place.path is None or entry.name.endswith(".state"):
+    """Whether a folder may be another program's, as many write a manifest.json; a little damage leaves most of ours in it."""
+    if place.path is None:
         return False
     try:
         with open(place.path / entry.name / MANIFEST, "rb") as file:
-            return b"perdure" not in file.read(MAX_MANIFEST)
+            data = file.read(MAX_MANIFEST)
     except OSError:
         return True  # who knows; it stays, and is named
+    ours = sum(mark in data for mark in _MARKS)
+    try:
+        json.loads(data)
+    except ValueError:
+        return not ours and not entry.name.endswith(".state")
+    return ours < len(_MARKS) - 1  # it is whole as JSON, and yet not ours
 
 
 def _is_stuck(place: Place, broken: int) -> bool:

@@ -234,8 +234,11 @@ def remove_tree(path: str) -> None:
             shutil.rmtree(path)
     except PermissionError:
         # A component may make folders that it cannot write to any more; on Windows, files alone may be so.
-        for folder, _, files in os.walk(path):
-            os.chmod(folder, 0o700)
+        os.chmod(path, 0o700)
+        for folder, inner, files in os.walk(path):
+            for name in inner:  # before it is walked into
+                if not os.path.islink(os.path.join(folder, name)):
+                    os.chmod(os.path.join(folder, name), 0o700)
             for file in files if os.name == "nt" else ():
                 os.chmod(os.path.join(folder, file), 0o600)
         shutil.rmtree(path)

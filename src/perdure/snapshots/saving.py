@@ -7,12 +7,13 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, get_ident
 
 from ..errors import UnavailableError
 from .turn import Turn
 
 _log = logging.getLogger("perdure.snapshots")
+_GLANCE = 0.5  # seconds
 _untold: set[Saving] = set()
 """Those that failed, and nobody knows."""
 
@@ -32,24 +33,37 @@ class Saving:
     snapshot may still fail to appear. An interpreter that ends normally waits for it.
     """
 
-    def __init__(self, rest: Callable[[], Path]) -> None:
+    def __init__(self, rest: Rest, turn: Turn) -> None:
         self._rest = rest
         self._path: Path | None = None
         self._error: BaseException | None = None
         self._told = False
         self._process = os.getpid()
-        self._thread = Thread(target=self._run, name="perdure-save")
+        self.thread = 0
+        # And not the end of the thread: where Ctrl-C interrupts a `join`, Python 3.11 forgets that it runs.
+        self._over = Event()
+        turn.background = self
         try:
-            self._thread.start()
+            Thread(target=self._run, name="perdure-save").start()
         except RuntimeError:  # the interpreter ends, and takes no more threads
             self._run()
 
     def _run(self) -> None:
+        self.thread = get_ident()
         try:
             self._path = self._rest()
         except BaseException as error:
             self._error = error
-            _untold.add(self)
+            if not self._rest.cancelled:  # else an exception has told it already
+                _untold.add(self)
+        finally:
+            self.thread = 0
+            self._over.set()
+
+    def join(self) -> None:
+        """Wait until it is over, however it ended, unless it was undone."""
+        while not self._rest.cancelled and not self._over.wait(_GLANCE):
+            pass
 
     @property
     def error(self) -> BaseException | None:
@@ -64,7 +78,7 @@ class Saving:
     @property
     def done(self) -> bool:
         """Whether it is over, well or not."""
-        return not self._thread.is_alive()
+        return self._over.is_set() or not self.is_of_this_process
 
     def wait(self, timeout: float | None = None) -> Path:
         """Wait until the snapshot is stored as durably as its place can.
@@ -81,9 +95,7 @@ class Saving:
         """
         if not self.is_of_this_process:
             raise UnavailableError("this save is under way in the process that forked this one", hint="Wait for it there.")
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        if not self.done:
+        if not self._over.wait(timeout):
             raise SavingTimeoutError(f"the snapshot is not stored after {timeout:g} s", hint="Wait longer; it goes on.")
         self._told = True
         _untold.discard(self)
@@ -114,13 +126,15 @@ class Rest:
     Args:
         complete: Does it.
         abandon: Undoes what came before it.
-        turn: Ends with it, whatever happens.
+
+    Attributes:
+        cancelled: Whether it was undone.
     """
 
-    def __init__(self, complete: Callable[[], Path], abandon: Callable[[], None], turn: Turn) -> None:
+    def __init__(self, complete: Callable[[], Path], abandon: Callable[[], None]) -> None:
+        self.cancelled = False
         self._todo = [complete]  # whoever takes it out does it: `pop` is atomic
         self._abandon = abandon
-        self._turn = turn
 
     def __call__(self) -> Path:
         """Do it.
@@ -133,11 +147,7 @@ class Rest:
             complete = self._todo.pop()
         except IndexError:
             raise UnavailableError("this save was interrupted before it began", hint="Save again.") from None
-        self._turn.take_over()
-        try:
-            return complete()
-        finally:
-            self._turn.end()
+        return complete()
 
     def cancel(self) -> None:
         """Undo what came before, unless the rest has begun: then it goes on."""
@@ -145,10 +155,8 @@ class Rest:
             self._todo.pop()
         except IndexError:
             return
-        try:
-            self._abandon()
-        finally:
-            self._turn.end()
+        self.cancelled = True
+        self._abandon()
 
 
 class SavingTimeoutError(UnavailableError, TimeoutError):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -137,7 +136,7 @@ class StateStore(Registering, Looping, Upkeep):
 
             Whatever else is raised, no trace is left. Earlier snapshots are as they were.
         """
-        with self._alone():
+        with self._turn.taken(self._place.place):
             self.wait()
             _, complete = self._begin(metadata, isolate=False, progress=progress)
             return complete()
@@ -156,7 +155,7 @@ class StateStore(Registering, Looping, Upkeep):
         Raises:
             Exception: As `save_state`.
         """
-        with self._alone():
+        with self._turn.taken(self._place.place):
             self.wait()
             _, complete = self._begin(metadata, isolate=False, unless_there=True)
             return complete()
@@ -176,22 +175,18 @@ class StateStore(Registering, Looping, Upkeep):
         Raises:
             Exception: As `save_state`. A save that is under way is waited for first: there are never two.
         """
-        self._turn.take(self._place.place)
-        rest = None
-        try:
-            self.wait()
-            draft, complete = self._begin(metadata, isolate=True)
-            rest = Rest(complete, draft.abandon, self._turn)
-            self._saving = Saving(rest)
-            return self._saving
-        except BaseException:
-            if rest is None:
-                self._turn.end()
-            else:
-                rest.cancel()
-            raise
-        finally:
-            self._turn.leave()
+        with self._turn.taken(self._place.place):
+            rest = None
+            try:
+                self.wait()
+                draft, complete = self._begin(metadata, isolate=True)
+                rest = Rest(complete, draft.abandon)
+                self._saving = saving = Saving(rest, self._turn)
+                return saving
+            except BaseException:
+                if rest is not None:
+                    rest.cancel()
+                raise
 
     def wait(self) -> None:
         """Wait until no save is under way.
@@ -206,16 +201,6 @@ class StateStore(Registering, Looping, Upkeep):
             finally:
                 if self._saving is saving:
                     self._saving = None
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others from saving and loading meanwhile."""
-        self._turn.take(self._place.place)
-        try:
-            yield
-        finally:
-            self._turn.end()
-            self._turn.leave()
 
     def _begin(
         self,
@@ -287,7 +272,7 @@ class StateStore(Registering, Looping, Upkeep):
             UsageError: Other objects are registered than were saved; both are listed. No object was touched.
             ComponentError: An object did not take its state; the error says which have theirs and which were not touched.
         """
-        with self._alone():
+        with self._turn.taken(self._place.place):
             self._loading().load(self._place.find(state_path), strict, progress)
 
     def load_latest(self, *, strict: bool = True, progress: Progress = False) -> Snapshot | None:
@@ -307,7 +292,7 @@ class StateStore(Registering, Looping, Upkeep):
             CodecError: One is of a newer format, and may be the newest: to go on from an older one would lose work.
             UntrustedError, UsageError, ComponentError, BackendError: As `load_state`.
         """
-        with self._alone():
+        with self._turn.taken(self._place.place):
             return self._loading().latest(strict, progress)
 
     def _loading(self) -> Loading:
@@ -329,7 +314,7 @@ class StateStore(Registering, Looping, Upkeep):
         """
         from .adopting import adopt
 
-        with self._alone():
+        with self._turn.taken(self._place.place):
             adopted = adopt(self._place, self._components, state_path, check_metadata(metadata))
         return self._path_of(adopted)
 

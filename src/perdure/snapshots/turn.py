@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import os
-from threading import Lock, RLock, get_ident
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock, get_ident
+from typing import Protocol
 
 from ..errors import UsageError
 
 
+class Background(Protocol):
+    """What goes on while the program does."""
+
+    @property
+    def thread(self) -> int:
+        """The thread that does it, as `get_ident` tells; 0 before and after."""
+        ...
+
+    def join(self) -> None:
+        """Wait until it is over."""
+        ...
+
+
 class Turn:
-    """Two locks: one for the calls of a store, and one that a save in the background takes over from the call that began it.
+    """A lock for the calls of a store. Whoever has it waits for what an earlier call has left to go on in the background.
 
     Whoever asks from inside of a call, or from a signal's handler that interrupted one, is refused, as waiting would never end.
+    Ctrl-C at any moment gives the lock back: `with` takes and releases one of C in a single step each.
+
+    Attributes:
+        background: What was left to go on; noted before it begins.
     """
 
     def __init__(self) -> None:
@@ -19,13 +39,12 @@ class Turn:
 
     def _begin_anew(self) -> None:
         self._process = os.getpid()
-        self._calls = RLock()  # and not a Lock: a handler may run between two steps of `take` in the same thread
-        self._inside = False
-        self._under_way = Lock()
-        self._background = 0  # the thread that has taken it over
+        self._lock = RLock()
+        self.background: Background | None = None
 
-    def take(self, place: str) -> None:
-        """Wait until it is the caller's turn.
+    @contextmanager
+    def taken(self, place: str) -> Iterator[None]:
+        """Have the turn inside of the block.
 
         Args:
             place: For the message.
@@ -34,34 +53,13 @@ class Turn:
             UsageError: The calling thread has it already.
         """
         if os.getpid() != self._process:
-            self._begin_anew()  # the threads that held the locks are its parent's
-        if self._background == get_ident():
-            raise self._refusal(place)
-        self._calls.acquire()
-        if self._inside:
-            self._calls.release()
-            raise self._refusal(place)
-        self._inside = True
-        try:
-            self._under_way.acquire()
-        except BaseException:
-            self.leave()
-            raise
-
-    def _refusal(self, place: str) -> UsageError:
-        hint = "A component or policy must not save or load; to save when a signal comes, use running() or on_preemption()."
-        return UsageError("this store is in the middle of saving or loading, in this very thread", place=place, hint=hint)
-
-    def leave(self) -> None:
-        """End the call, though what it began may go on."""
-        self._inside = False
-        self._calls.release()
-
-    def take_over(self) -> None:
-        """Say that the calling thread does the rest, and calls `end`."""
-        self._background = get_ident()
-
-    def end(self) -> None:
-        """Say that what was begun is over."""
-        self._background = 0
-        self._under_way.release()
+            self._begin_anew()  # the threads that hold the lock are its parent's
+        background = self.background
+        # Of an RLock, Python tells only by this private method who has it; a note of our own would be wrong for a moment.
+        if self._lock._is_owned() or (background is not None and background.thread == get_ident()):  # type: ignore[attr-defined]  # noqa: SLF001
+            hint = "A component or policy must not save or load; to save when a signal comes, use running() or on_preemption()."
+            raise UsageError("this store is in the middle of saving or loading, in this very thread", place=place, hint=hint)
+        with self._lock:
+            if self.background is not None:
+                self.background.join()
+            yield
