@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from packed_values import is_same, round_trip, written
 
-from perdure.errors import CodecError, IntegrityError, UntrustedError
+from perdure.errors import CodecError, ComponentError, IntegrityError, UntrustedError
+from perdure.snapshots import StateStore
 from perdure.snapshots.generators import RandomGenerators
 from perdure.snapshots.packing import check_readable, pack, unpack
 
@@ -257,6 +259,150 @@ def test_states_of_devices_that_are_not_there_are_left_out_with_a_warning(torch:
         pytest.skip("there are devices, whose states this would replace")
     with pytest.warns(UserWarning, match="2 CUDA devices, and there are 0 here"):
         RandomGenerators().load_state_dict(state)
+
+
+class Trainer:
+    """Holds a model, and an optimizer that nobody registers."""
+
+    def __init__(self, torch: Any, model: Any, optimizer: str) -> None:
+        self.model = model
+        self.optimizer = getattr(torch.optim, optimizer)(model.parameters(), lr=0.02)
+        self.losses: list[float] = []
+
+    def step(self) -> float:
+        self.optimizer.zero_grad()
+        loss = (self.model(self.model.weight.new_ones(1, 4)) ** 2).sum()
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        return self.losses[-1]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("first", ["model", "trainer"])
+def test_an_optimizer_inside_another_object_goes_on_training_the_registered_model(
+    torch: Any, tmp_path: Path, optimizer: str, first: str
+) -> None:
+    def begin() -> tuple[Any, Trainer]:
+        model = torch.nn.Linear(4, 1)
+        trainer, store = Trainer(torch, model, optimizer), StateStore(tmp_path / "states", trusted=True)
+        for name in sorted(["model", "trainer"], key=lambda name: name != first):
+            store.register(name, {"model": model, "trainer": trainer}[name])
+        return store, trainer
+
+    store, trainer = begin()
+    for _ in range(3):
+        trainer.step()
+    store.save_state()
+    without = [trainer.step() for _ in range(4)]
+    assert len(set(without)) == 4
+    for again, resumed in ((store, trainer), begin()):
+        model = resumed.model
+        again.load_latest()
+        assert resumed.model is model
+        assert resumed.optimizer.param_groups[0]["params"][0] is model.weight
+        assert all(any(key is parameter for parameter in model.parameters()) for key in resumed.optimizer.state)
+        assert [resumed.step() for _ in range(4)] == without
+
+
+class Held:
+    """Holds something."""
+
+    def __init__(self, *held: Any) -> None:
+        self.held = list(held)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_parameters_of_modules_are_held_again_also_tied_ones(torch: Any, tmp_path: Path, trusted: bool) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    held = Held(model[2].weight, model[1].running_mean, model[0].weight.detach().clone())
+    store = StateStore(tmp_path / "states", trusted=trusted)
+    store.register("held", held)
+    store.register("model", model)
+    before = model[0].weight.detach().clone()
+    saved = store.save_state()
+    with torch.no_grad():
+        model[0].weight += 1
+        model[1].running_mean += 1
+    store.load_state(saved)
+    assert held.held[0] is model[2].weight is model[0].weight
+    assert held.held[1] is not model[1].running_mean  # a buffer may be one that no state dict has
+    assert not held.held[1].any()
+    assert torch.equal(model[0].weight, before)
+    assert torch.equal(held.held[2], before)
+    assert not model[1].running_mean.any()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_modules_save_their_own_tensors_also_if_their_states_hold_these_and_they_share_them(
+    torch: Any, tmp_path: Path, trusted: bool
+) -> None:
+    class Keeping(torch.nn.Sequential):  # type: ignore[misc, name-defined]
+        def state_dict(self, *arguments: Any, **more: Any) -> Any:
+            return super().state_dict(*arguments, **more | {"keep_vars": True})
+
+    part = Keeping(torch.nn.Linear(3, 3))
+    model = Keeping(part, torch.nn.Linear(3, 3))
+    store = StateStore(tmp_path / "states", trusted=trusted)
+    store.register("model", model)
+    store.register("part", part)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    saved = store.save_state()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    store.load_state(saved)
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_a_module_whose_weights_are_tied_now_is_found_by_the_names_of_both(torch: Any, tmp_path: Path) -> None:
+    class Pair(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, tied: bool) -> None:
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+            if tied:
+                self.two.weight = self.one.weight
+
+    stores = []
+    for model in (Pair(tied=False), Pair(tied=True)):
+        store, held = StateStore(tmp_path / "states", trusted=True), Held(model.two.weight)
+        store.register("model", model)
+        store.register("held", held)
+        stores.append((store, model, held))
+    stores[0][0].save_state()
+    store, model, held = stores[1]
+    held.held = []
+    store.load_latest()
+    assert held.held[0] is model.two.weight is model.one.weight
+
+
+def test_a_module_that_cannot_tell_its_tensors_is_an_error_with_its_name(torch: Any, tmp_path: Path) -> None:
+    class Forgetful(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            pass
+
+    store = StateStore(tmp_path / "states", trusted=True)
+    store.register("forgetful", Forgetful())
+    with pytest.raises(ComponentError, match="'forgetful'"):
+        store.save_state()
+    assert store.snapshots() == []
+
+
+def test_a_tensor_that_the_module_has_no_more_is_an_error_and_nothing_is_touched(torch: Any, tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 3)
+    store = StateStore(tmp_path / "states", trusted=True)
+    store.register("model", model)
+    store.register("held", Held(model.bias))
+    store.save_state()
+    new, without, held = StateStore(tmp_path / "states", trusted=True), torch.nn.Linear(3, 3, bias=False), Held(1)
+    before = without.weight.detach().clone()
+    new.register("model", without)
+    new.register("held", held)
+    with pytest.raises(CodecError, match="tensor 'bias' of component 'model'"):
+        new.load_latest()
+    assert torch.equal(without.weight, before)
+    assert held.held == [1]
 
 
 def test_an_estimator_of_scikit_learn_comes_back_with_trust() -> None:

@@ -763,6 +763,154 @@ def test_a_reference_to_what_was_not_saved_is_fine(store: StateStore, tmp_path: 
     assert files.text == "not of this snapshot"
 
 
+class Keyed:
+    """Is found by what it holds."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.known: dict[Any, Any] = {}
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Keyed) and other.number == self.number
+
+
+class Derived:
+    """Computes something from what it holds when it is unpickled."""
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+        self.double = of.number * 2
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"of": self.of}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.of = state["of"]
+        self.double = self.of.number * 2
+
+
+def test_what_is_computed_from_another_component_is_so_from_what_was_saved(trusting: StateStore) -> None:
+    number, holder = Thing(number=4), Thing()
+    holder.derived = Derived(number)
+    trusting.register("holder", holder)
+    trusting.register("direct", direct := Derived(number))
+    trusting.register("number", number)
+    saved = trusting.save_state()
+    number.number = 9
+    trusting.load_state(saved)
+    assert (number.number, holder.derived.double, direct.double) == (4, 8, 8)
+    assert holder.derived.of is direct.of is number
+
+
+def test_components_are_found_as_keys_and_in_sets_by_what_was_saved(store: StateStore, tmp_path: Path) -> None:
+    saved_as = Keyed(7)
+    store.register_value("scores", {saved_as: 5})
+    store.register_value("chosen", {saved_as})
+    store.register("key", saved_as)
+    store.save_state()
+    new, key = StateStore(tmp_path / "states", trusted=store.trusted), Keyed(0)
+    scores, chosen = new.register_value("scores", dict[Any, int]()), new.register_value("chosen", set[Any]())
+    new.register("key", key)
+    new.load_latest()
+    assert key.number == 7
+    assert scores.value[key] == 5
+    assert key in chosen.value
+    assert next(iter(scores.value)) is next(iter(chosen.value)) is key
+
+
+def test_a_chain_of_components_is_restored_from_its_end(trusting: StateStore) -> None:
+    links = [Keyed(number) for number in range(1500)]
+    for one, next_ in itertools.pairwise(links):
+        one.known[next_] = one.number
+    for link in links:
+        trusting.register(f"link-{link.number}", link)
+    saved = trusting.save_state()
+    for link in links:
+        link.number += 10_003  # another place in the tables, too
+    trusting.load_state(saved)
+    assert all(one.known[next_] == one.number for one, next_ in itertools.pairwise(links))
+
+
+def test_those_that_hold_each_other_come_back_and_others_in_the_order_of_registration(trusting: StateStore) -> None:
+    restored: list[str] = []
+
+    class Ordering(Thing):
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            restored.append(state["name"])
+            self.__dict__.update(state)
+
+    a, b, c, d = (Ordering(name=name) for name in "abcd")
+    b.held, c.held = c, b
+    a.held = c
+    for each in (a, b, c, d):
+        trusting.register(each.name, each)
+    saved = trusting.save_state()
+    a.held = b.held = c.held = None
+    trusting.load_state(saved)
+    assert restored == ["b", "c", "a", "d"]
+    assert (a.held, b.held, c.held) == (c, c, b)
+
+
+class Halving:
+    """Changes the memory of its array when it is unpickled."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.array = state["array"]
+        self.array /= 2
+
+
+@pytest.mark.parametrize("size", [4, 100_000])
+def test_unpickling_twice_starts_from_the_same_memory(trusting: StateStore, size: int) -> None:
+    other, holder = Thing(), Thing()
+    holder.other, holder.halving = other, Halving(np.full(size, 8.0))
+    trusting.register("holder", holder)
+    trusting.register("other", other)
+    trusting.load_state(trusting.save_state())
+    assert holder.other is other
+    assert set(holder.halving.array.tolist()) == {4.0}
+
+
+def test_what_refers_to_others_is_looked_at_before_any_is_touched(store: StateStore, tmp_path: Path) -> None:
+    number = Thing(number=1)
+    store.register("number", number)
+    store.register("holder", Thing(number=number))
+    store.save_state()
+    new, untouched = StateStore(tmp_path / "states", trusted=store.trusted), Thing(number=2)
+    new.register("number", untouched)
+    new.register("holder", Listed())
+    with pytest.raises(CodecError, match="Listed"):
+        new.load_latest(strict=False)
+    assert untouched.number == 2
+
+
+class Claims:
+    """Says it is of another class, as a proxy does."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    @property
+    def __class__(self) -> Any:
+        return dict
+
+
+def test_a_proxy_is_saved_as_what_it_is(trusting: StateStore) -> None:
+    proxy = Claims({"a": 1})
+    trusting.register("proxy", proxy)
+    held = trusting.register_value("held", [proxy, np.zeros(100_000)])
+    saved = trusting.save_state()
+    proxy.held = None
+    trusting.load_state(saved)
+    assert proxy.held == {"a": 1}
+    assert held.value[0] is proxy
+
+
 def test_each_rank_refers_to_its_own(tmp_path: Path) -> None:
     held: dict[int, Any] = {}
 
@@ -906,6 +1054,8 @@ HOSTILE = {
     "the function itself": text("perdure.snapshots.plain") + text("component") + b"\x93}b",
     "its dots": called("component.__globals__", text("live")),
     "first found, then broken": b"(" + LIVE + b"0" + LIVE + b"K\x01at",
+    "decoder, of a list that gets it later": b"]\x940"
+        + called("registered", DECODED, b"}" + text("held") + b"h\x00s") + b"0h\x00" + LIVE + b"a",
     "after many names": b"]" + b"(" + b"".join(LIVE for _ in range(5)) + b"e0" + LIVE + b"(K\x01e",
 }  # fmt: skip
 

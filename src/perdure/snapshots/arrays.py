@@ -185,7 +185,7 @@ def _places(value: Any, kinds: frozenset[type]) -> dict[int, str]:
 
 def _base(part: Any) -> Any:
     """Which kind of container something is. Its methods are used: those of a subclass may do anything."""
-    return next((base for base in (dict, list, tuple) if isinstance(part, base)), None)
+    return next((base for base in (dict, list, tuple) if issubclass(type(part), base)), None)
 
 
 def _parts(container: Any, base: Any) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,9 @@ from ..errors import CodecError, ComponentError, IntegrityError, PerdureError, S
 from ..mapping.progress import Progress, reporting
 from .components import Registered, spell_names
 from .manifest import Broken, Part, Snapshot
+from .packing import may_refer
 from .place import Place, Reading, Report, newer_format
+from .tensors import live_objects
 
 if TYPE_CHECKING:
     from .ranks import Ranks
@@ -140,12 +144,17 @@ class Loading:
                 raise error
         folder = reading.fetch_files(self._parts_of(snapshot, files), report) if files else None
         memory = reading.fetch(self._parts_of(snapshot, [name for name in names if name not in files]), report)
-        live = {name: registered.target for name, registered in self._components.items()}
-        steps = []
+        present = self._present()
+        steps: dict[str, Callable[[], object]] = {}
+        holds: dict[str, list[str]] = {}
         for name in names:
+            live, read = _Asked(present), memory.__getitem__
+            pickled = memory.get(f"{self._saved_name(name)}.pkl")
+            if pickled is not None and may_refer(pickled):
+                # It is unpickled again in its turn, from memory that nobody has: of what is read-only, the first gets a copy.
+                read = partial(_read_only, memory)
             try:
-                prepare, there = self._components[name].prepare, self._saved_name(name)
-                steps.append((name, prepare(there, folder, memory.__getitem__, trusted=self._trusted, live=live)))
+                steps[name] = self._prepare_one(name, folder, read, live)
             except (CodecError, UsageError) as error:
                 part = error.key if isinstance(error.key, str) else name
                 error.key, error.place = f"{snapshot.name}/{part}", self._place.place
@@ -158,7 +167,22 @@ class Loading:
                     component=name,
                     untouched=names,
                 ) from error
-        return steps
+            holds[name] = [other for other in names if other in live.asked and other != name]
+            if holds[name]:
+                steps[name] = partial(self._restore_one, name, folder, memory.__getitem__)
+        return [(name, steps[name]) for name in _after_what_they_hold(holds)]
+
+    def _present(self) -> dict[str, object]:
+        return live_objects({name: registered.target for name, registered in self._components.items()})
+
+    def _prepare_one(
+        self, name: str, folder: Path | None, read: Callable[[str], memoryview], live: Mapping[str, object]
+    ) -> Callable[[], object]:
+        return self._components[name].prepare(self._saved_name(name), folder, read, trusted=self._trusted, live=live)
+
+    def _restore_one(self, name: str, folder: Path | None, read: Callable[[str], memoryview]) -> None:
+        """Restore what holds others when these are what they were: it may compute something from them, such as a key's hash."""
+        self._prepare_one(name, folder, read, self._present())()
 
     def _apply(self, snapshot: Snapshot, steps: list[tuple[str, Callable[[], object]]]) -> None:
         names = [name for name, _ in steps]
@@ -175,6 +199,38 @@ class Loading:
                     loaded=names[:number],
                     untouched=names[number + 1 :],
                 ) from error
+
+
+class _Asked(dict[str, object]):
+    """Live objects by name, and which components were asked for, or for a tensor of them."""
+
+    def __init__(self, live: Mapping[str, object]) -> None:
+        super().__init__(live)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> object:
+        self.asked.add(name.partition("/")[0])
+        return super().__getitem__(name)
+
+
+def _read_only(memory: Mapping[str, memoryview], part: str) -> memoryview:
+    return memory[part].toreadonly()
+
+
+def _after_what_they_hold(holds: Mapping[str, list[str]]) -> list[str]:
+    """The order in which each comes after those that it holds; within a circle, and otherwise, as they are registered."""
+    order: list[str] = []
+    begun: set[str] = set()
+    for first in holds:
+        path = [] if first in begun else [first]  # each holds the next
+        while path:
+            begun.add(path[-1])
+            following = next((other for other in holds[path[-1]] if other not in begun), None)
+            if following is None:
+                order.append(path.pop())
+            else:
+                path.append(following)
+    return order
 
 
 def _compare(saved: list[str], mine: list[str], lacking: list[str], extra: list[str]) -> str:

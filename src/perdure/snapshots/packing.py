@@ -5,7 +5,8 @@ in `plain`, `arrays` and `tensors`, and the classes registered by `perdure.regis
 Nothing in them can run code then, except that of registered classes: their `decode`, and what their instances do on being
 called, appended to or assigned to by key. Who writes them on purpose can still let reading take long, or end the process.
 
-Objects that are registered are not copied: they stand in the pickles of others by their names, and become the very same again.
+Objects that are registered are not copied: they stand in the pickles of others by their names, and become the very same again;
+as do the tensors of modules of torch that are registered.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import copyreg
 import gc
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +26,7 @@ from ..errors import CodecError, IntegrityError, PerdureError, UntrustedError
 from . import arrays, plain, tensors
 from .opcodes import makes_objects
 
-__all__ = ["Packed", "check_readable", "pack", "unpack"]
+__all__ = ["Packed", "check_readable", "may_refer", "pack", "unpack"]
 
 _HINT: Final = (
     "Pass trusted=True to StateStore if nobody else can write there, or register the class with perdure.register_type."
@@ -36,6 +38,8 @@ _STORING: Final = frozenset(
 )
 _DECODING: Final = (plain.registered.__module__, plain.registered.__name__)
 _NONE: Final[Mapping[str, object]] = {}
+# As pickle spells it: its length before it, so longer words are not it.
+_NAMED: Final = re.compile(re.escape(pickle.SHORT_BINUNICODE + bytes([len(plain.COMPONENT[1])]) + plain.COMPONENT[1].encode()))
 
 _SMALL: Final = 1 << 17  # bytes, from which on it pays not to copy a piece; the frames of pickle have half of that
 
@@ -123,6 +127,14 @@ def unpack(stem: str, read: Callable[[str], memoryview], *, trusted: bool, live:
             if live is not None:
                 calls[plain.COMPONENT] = partial(plain.find_component, live)
             return _Unpickler(data, calls, trusted).load()
+
+
+def may_refer(data: memoryview) -> bool:
+    """Tell whether a pickle that `pack` wrote may refer to other components; it does if it names what stands for them.
+
+    Cost: that of searching the bytes.
+    """
+    return _NAMED.search(data) is not None
 
 
 def check_readable(parts: list[Packed]) -> None:
@@ -278,13 +290,22 @@ class _DryRun(pickle.Unpickler):
     def __init__(self, data: bytes | memoryview) -> None:
         super().__init__(_File(data))
         self._live: list[_Untouchable] = []
+        self._given: list[object] = []
+
+    def load(self) -> Any:
+        made = super().load()
+        # Once for all calls, as they may share what they are given; and at the end, as that may be added to after a call.
+        for part in _all_in(self._given) if self._live else ():
+            if type(part) is _Untouchable:
+                part.refuse()
+        return made
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == plain.COMPONENT:
             return partial(_untouchable, self._live)
         if (module, name) in _ALLOWED:
             kind = _Decoded if (module, name) == _DECODING else _StandIn
-            return partial(_stand_in, self._live, kind, (module, name) in _STORING)
+            return partial(_stand_in, self._given, kind, (module, name) in _STORING)
         raise _untrusted(f"{module}.{name}")
 
 
@@ -294,14 +315,12 @@ def _untouchable(live: list[_Untouchable], name: object) -> _Untouchable:
     return made
 
 
-def _stand_in(live: list[_Untouchable], kind: type[_StandIn], stores: bool, *arguments: object) -> _StandIn:
+def _stand_in(given: list[object], kind: type[_StandIn], stores: bool, *arguments: object) -> _StandIn:
     """What a call makes: nobody gets a live object but who puts it somewhere and does nothing with it."""
     if stores and len(arguments) == 2 and type(arguments[0]) is _StandIn:
         arguments[0].held.append(arguments[1])
-    elif live:  # that they are read before decides what can be in the arguments
-        for part in _all_in(arguments):
-            if type(part) is _Untouchable:
-                part.refuse()
+    elif arguments:
+        given.append(arguments)
     return kind(*arguments)
 
 

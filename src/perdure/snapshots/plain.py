@@ -138,8 +138,8 @@ _CONTAINERS: Final[tuple[type[Any], ...]] = (Counter, OrderedDict, defaultdict, 
 
 
 def container_of(value: object) -> type[Any] | None:
-    """Which kind of container something is, if any."""
-    return next((base for base in _CONTAINERS if isinstance(value, base)), None)
+    """Which kind of container something is, if any; not which one it says it is, as a proxy does."""
+    return next((base for base in _CONTAINERS if issubclass(type(value), base)), None)
 
 
 def contents_of(value: Any, base: type[Any]) -> Any:
@@ -228,10 +228,14 @@ def find_component(live: Mapping[str, object], name: Any) -> Any:
     Raises:
         CodecError: The one that is referred to is not.
     """
-    if component(name).name not in live:
-        problem = f"it refers to component {name!r:.200}, which is not registered"
-        raise CodecError(problem, hint="Register it, too: what holds it is to hold that very object again.")
-    return live[name]
+    if component(name).name in live:
+        return live[name]
+    owner, _, tensor = name.partition("/")
+    if tensor and owner in live:
+        problem = f"it refers to the tensor {tensor!r:.200} of component {owner!r:.200}, which has none of that name"
+        raise CodecError(problem, hint=f"Register a module with the same parameters and buffers as {owner!r:.200}.")
+    problem = f"it refers to component {owner!r:.200}, which is not registered"
+    raise CodecError(problem, hint="Register it, too: what holds it is to hold that very object again.")
 
 
 def refer(table: dict[type, Reducer], live: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,6 +17,7 @@ from .loading import one_by_one
 from .manifest import Component, Snapshot
 from .metadata import check_metadata
 from .place import Draft, Place
+from .tensors import live_objects, tensors_of
 
 if TYPE_CHECKING:
     from .ranks import Ranks
@@ -38,7 +40,7 @@ class Taking:
         self._components = dict(components)
         self._ranks = ranks
         self._trusted = trusted
-        self._live = {name: registered.target for name, registered in components.items()}
+        self._live = live_objects({name: registered.target for name, registered in components.items()})
 
     def begin(self, name: str, saved: datetime, metadata: Mapping[str, Any] | None, *, isolate: bool) -> tuple[Draft, Snapshot]:
         """Begin a snapshot with the state of all objects. Raises as `StateStore.save_state`, and leaves no trace then."""
@@ -62,8 +64,11 @@ class Taking:
         return name if self._ranks is None else self._ranks.name(name)
 
     def _save(self, name: str, registered: Registered, draft: Draft) -> list[str]:
+        live, own = self._live, {id(tensor) for tensor in tensors_of(registered.target).values()}
+        if own:  # they are to be saved here, also if the state dict holds the very parameters
+            live = {other: target for other, target in live.items() if id(target) not in own}
         try:
-            return registered.save(name, draft, trusted=self._trusted, live=self._live)
+            return registered.save(name, draft, trusted=self._trusted, live=live)
         except PerdureError as error:
             if isinstance(error, (CodecError, UsageError)):
                 error.at(name, self._place.place)
@@ -77,7 +82,9 @@ class Taking:
         """The newest snapshot, if it is whole and has the same state and metadata; then what was begun is cleared away."""
         try:
             newest = next((entry for entry in reversed(self._place.entries()) if isinstance(entry, Snapshot)), None)
-            if newest is None or (newest.metadata, newest.components) != (snapshot.metadata, snapshot.components):
+            if newest is None or newest.components != snapshot.components:
+                return None
+            if json.dumps(newest.metadata) != json.dumps(snapshot.metadata):  # to `==`, 1 and True are the same
                 return None
             parts = {part.name: (part.size, part.chunks) for part in draft.publish(lambda _: None)}
             there = {part.name: (part.size, part.chunks) for part in newest.parts.values()}

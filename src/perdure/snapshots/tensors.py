@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import CodecError, IntegrityError
+from ..errors import CodecError, ComponentError, IntegrityError
 from .arrays import size_of
 from .plain import Reducer, update_attributes
 
-__all__ = ["HARMLESS", "TensorWriter", "array_types"]
+__all__ = ["HARMLESS", "TensorWriter", "array_types", "live_objects", "tensors_of"]
 
 _REQUIRES_GRAD: Final = 1
 _PARAMETER: Final = 2
@@ -90,6 +91,37 @@ def array_types() -> frozenset[type]:
         )
         if kind is not None
     )
+
+
+def live_objects(targets: Mapping[str, object]) -> dict[str, object]:
+    """What is not copied into the pickles of others: registered objects by name, and the tensors of those that are modules.
+
+    A tensor is called `<component>/<its name in the module>`; names of components have no slash. What others hold of a module
+    are its parameters as often as itself: an optimizer that went on with copies of them would train nothing.
+
+    Raises:
+        ComponentError: A module does not tell what its tensors are.
+    """
+    live = dict(targets)
+    for name, target in targets.items():
+        try:
+            live |= {f"{name}/{path}": tensor for path, tensor in tensors_of(target).items()}
+        except Exception as error:  # of its own code; or its class never called that of torch
+            problem = f"component {name!r} could not tell what its parameters are: {type(error).__name__}: {error}"
+            raise ComponentError(problem, component=name, hint="Nothing was done.") from error
+    return live
+
+
+def tensors_of(target: object) -> dict[str, object]:
+    """The parameters of a module of torch, by all their names; of anything else none.
+
+    Not its buffers: some of them no state dict has, so what else holds one is to save it.
+    """
+    module: Any = getattr(getattr(sys.modules.get("torch"), "nn", None), "Module", None)
+    if module is None or not issubclass(type(target), module):
+        return {}
+    # All names, as a snapshot may have either of tied weights; and by the class, as wrappers change names in their own methods.
+    return dict(module.named_parameters(target, remove_duplicate=False))
 
 
 def _as_array(plain: Any, dtype: str) -> Any:
