@@ -1213,3 +1213,26 @@ def test_an_object_of_another_class_is_refused_unless_asked_for(tmp_path: Path) 
     assert vars(new) == {"y": 2}
     other.load_state(path, strict=False)
     assert vars(new) == {"x": 1}
+
+
+def test_a_value_that_does_not_hold_itself_is_not_searched_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take several times as long as reading it."""
+    store = StateStore(tmp_path)
+    plain_list = store.register_value("plain", [Thing(number=1), [1, 2]])
+    itself = store.register_value("itself", list[Any]())
+    itself.value.append([itself.value])
+    path = store.save_state()
+    searched: list[object] = []
+    redirect = plain_module.redirect
+
+    def spy(value: Any, before: Any, live: Any) -> None:
+        searched.append(value)
+        redirect(value, before, live)
+
+    monkeypatch.setattr(plain_module, "redirect", spy)
+    plain_list.value, itself.value = [], []
+    store.load_state(path)
+    assert len(searched) == 1
+    assert searched[0] is itself.value
+    assert itself.value[0][0] is itself.value
+    assert plain_list.value[0].number == 1

@@ -346,9 +346,10 @@ class _OfValue(_Packed):
     def prepare(
         self, name: str, files: Path | None, read: Read, *, trusted: bool, live: Mapping[str, object]
     ) -> Callable[[], object]:
-        value, nobody = unpack(name, read, trusted=trusted, live=live), list[object]()
-        # If it is held by more than this variable, then by itself.
-        return partial(self._put, value, live if sys.getrefcount(value) > sys.getrefcount(nobody) else None)
+        value = unpack(name, read, trusted=trusted, live=live)
+        nobodys: object = []
+        holds_itself = sys.getrefcount(value) > sys.getrefcount(nobodys)  # held by more than this variable
+        return partial(self._put, value, live if holds_itself else None)
 
     def _put(self, value: Any, live: Mapping[str, object] | None) -> None:
         old = self.target.value
