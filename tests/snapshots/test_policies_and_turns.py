@@ -285,38 +285,3 @@ def test_ctrl_c_while_a_background_save_is_waited_for_does_not_forget_it(
     assert [snapshot.path for snapshot in store.snapshots()] == [path]
     within(30, "the next save", store.save_state)
     assert len(store.snapshots()) == 2
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals are those of POSIX")
-@pytest.mark.parametrize("what", ["save_state", "save_async", "load_latest"])
-def test_ctrl_c_at_any_moment_gives_the_turn_back(tmp_path: Path, what: str) -> None:
-    store = StateStore(tmp_path, sync="normal", keep=KeepLatest(1))
-    store.register_value("v", 1)
-    store.save_state()
-    armed = False
-
-    def interrupt(*_: object) -> None:
-        if armed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    interrupted = 0
-    try:
-        for nth in range(200):
-            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + nth % 150))
-            armed = True
-            try:
-                for _ in range(20):
-                    getattr(store, what)()
-            except KeyboardInterrupt:
-                interrupted += 1
-            armed = False
-            within(30, "the store", store.wait)
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted > 100
-    within(30, "another thread", store.save_state)
-    store.save_state()
-    assert store.load_latest() is not None

@@ -136,7 +136,8 @@ class StateStore(Registering, Looping, Upkeep):
 
             Whatever else is raised, no trace is left. Earlier snapshots are as they were.
         """
-        with self._turn.taken(self._place.place):
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
             self.wait()
             _, complete = self._begin(metadata, isolate=False, progress=progress)
             return complete()
@@ -155,7 +156,8 @@ class StateStore(Registering, Looping, Upkeep):
         Raises:
             Exception: As `save_state`.
         """
-        with self._turn.taken(self._place.place):
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
             self.wait()
             _, complete = self._begin(metadata, isolate=False, unless_there=True)
             return complete()
@@ -175,7 +177,8 @@ class StateStore(Registering, Looping, Upkeep):
         Raises:
             Exception: As `save_state`. A save that is under way is waited for first: there are never two.
         """
-        with self._turn.taken(self._place.place):
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
             rest = None
             try:
                 self.wait()
@@ -272,7 +275,8 @@ class StateStore(Registering, Looping, Upkeep):
             UsageError: Other objects are registered than were saved; both are listed. No object was touched.
             ComponentError: An object did not take its state; the error says which have theirs and which were not touched.
         """
-        with self._turn.taken(self._place.place):
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
             self._loading().load(self._place.find(state_path), strict, progress)
 
     def load_latest(self, *, strict: bool = True, progress: Progress = False) -> Snapshot | None:
@@ -292,7 +296,8 @@ class StateStore(Registering, Looping, Upkeep):
             CodecError: One is of a newer format, and may be the newest: to go on from an older one would lose work.
             UntrustedError, UsageError, ComponentError, BackendError: As `load_state`.
         """
-        with self._turn.taken(self._place.place):
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
             return self._loading().latest(strict, progress)
 
     def _loading(self) -> Loading:
@@ -314,7 +319,8 @@ class StateStore(Registering, Looping, Upkeep):
         """
         from .adopting import adopt
 
-        with self._turn.taken(self._place.place):
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
             adopted = adopt(self._place, self._components, state_path, check_metadata(metadata))
         return self._path_of(adopted)
 

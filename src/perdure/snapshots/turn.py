@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import RLock, get_ident
 from typing import Protocol
 
@@ -28,7 +26,8 @@ class Turn:
     """A lock for the calls of a store. Whoever has it waits for what an earlier call has left to go on in the background.
 
     Whoever asks from inside of a call, or from a signal's handler that interrupted one, is refused, as waiting would never end.
-    Ctrl-C at any moment gives the lock back: `with` takes and releases one of C in a single step each.
+    Ctrl-C gives the lock back, as `with` takes and releases it in a single step each; a context manager in Python around it
+    would not, as a generator that was interrupted may hold it until the collector comes.
 
     Attributes:
         background: What was left to go on; noted before it begins.
@@ -42,9 +41,8 @@ class Turn:
         self._lock = RLock()
         self.background: Background | None = None
 
-    @contextmanager
-    def taken(self, place: str) -> Iterator[None]:
-        """Have the turn inside of the block.
+    def lock(self, place: str) -> RLock:
+        """The lock, to be taken by `with`, after which comes `settle`.
 
         Args:
             place: For the message.
@@ -57,9 +55,12 @@ class Turn:
         background = self.background
         # Of an RLock, Python tells only by this private method who has it; a note of our own would be wrong for a moment.
         if self._lock._is_owned() or (background is not None and background.thread == get_ident()):  # type: ignore[attr-defined]  # noqa: SLF001
+            problem = "this store is in the middle of saving or loading, in this very thread"
             hint = "A component or policy must not save or load; to save when a signal comes, use running() or on_preemption()."
-            raise UsageError("this store is in the middle of saving or loading, in this very thread", place=place, hint=hint)
-        with self._lock:
-            if self.background is not None:
-                self.background.join()
-            yield
+            raise UsageError(problem, place=place, hint=hint)
+        return self._lock
+
+    def settle(self) -> None:
+        """Wait for what goes on in the background."""
+        if self.background is not None:
+            self.background.join()
