@@ -70,7 +70,7 @@ class OnPreemption(Running):
             _log.warning("%s came after the last tick, and the program ended: nothing was saved for it", self.requested.name)
             try:
                 self._store.wait()
-            except Exception:
+            except Exception:  # whatever it is, the program ends here and the signal has to act: it is told, and that is all
                 _log.exception("a save in the background failed as well")
         self._pid = 0
         self._store.active_run = None

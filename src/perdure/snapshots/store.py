@@ -136,11 +136,7 @@ class StateStore(Registering, Looping, Upkeep):
 
             Whatever else is raised, no trace is left. Earlier snapshots are as they were.
         """
-        with self._turn.lock(self._place.place):
-            self._turn.settle()
-            self.wait()
-            _, complete = self._begin(metadata, isolate=False, progress=progress)
-            return complete()
+        return self._save(metadata, progress=progress)
 
     def save_if_changed(self, metadata: Mapping[str, Any] | None = None) -> Path:
         """As `save_state`, unless the newest snapshot is whole and has the same state and metadata: then there is no other one.
@@ -156,11 +152,7 @@ class StateStore(Registering, Looping, Upkeep):
         Raises:
             Exception: As `save_state`.
         """
-        with self._turn.lock(self._place.place):
-            self._turn.settle()
-            self.wait()
-            _, complete = self._begin(metadata, isolate=False, unless_there=True)
-            return complete()
+        return self._save(metadata, unless_there=True)
 
     def save_async(self, metadata: Mapping[str, Any] | None = None) -> Saving:
         """Save all registered objects, and return as soon as they may change; the rest happens in a thread.
@@ -204,6 +196,13 @@ class StateStore(Registering, Looping, Upkeep):
             finally:
                 if self._saving is saving:
                     self._saving = None
+
+    def _save(self, metadata: Mapping[str, Any] | None, *, progress: Progress = False, unless_there: bool = False) -> Path:
+        with self._turn.lock(self._place.place):
+            self._turn.settle()
+            self.wait()
+            _, complete = self._begin(metadata, isolate=False, progress=progress, unless_there=unless_there)
+            return complete()
 
     def _begin(
         self,
