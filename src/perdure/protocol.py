@@ -34,6 +34,7 @@ __all__ = [
     "ETag",
     "Guarantees",
     "Meta",
+    "Use",
     "are_keys",
     "check_key",
     "check_prefix",
@@ -94,6 +95,21 @@ class Meta(NamedTuple):
     modified: float
 
 
+class Use(NamedTuple):
+    """When a value was last used.
+
+    Attributes:
+        key: The whole key, prefix included.
+        size: Length of the value in bytes.
+        used: When it was last read or written, in seconds since the epoch; when it was written, where a place cannot
+            remember more.
+    """
+
+    key: str
+    size: int
+    used: float
+
+
 class Guarantees(NamedTuple):
     """What a place promises, in words for people; `perdure doctor` prints it.
 
@@ -119,10 +135,12 @@ class Backend(Protocol):
         place: Where this is, as a URL without secrets; it stands in every message.
         shared_by_machines: Whether other machines commonly write here. A codec that can run code is warned about then;
             a wrapper passes on what its backend says.
+        remembers_use: Whether `mark_used` is remembered, so that `uses` tells more than when values were written.
     """
 
     place: str
     shared_by_machines: bool = False
+    remembers_use: bool = False
 
     @abstractmethod
     def get(self, key: str, *, if_none_match: ETag | None = None) -> Blob:
@@ -207,6 +225,17 @@ class Backend(Protocol):
     def times(self, prefix: str = "") -> Iterator[tuple[str, float]]:
         """As `scan`, but only keys and when they were written, as `head` says it: cheaper where the rest is not needed."""
         return ((meta.key, meta.modified) for meta in self.scan(prefix))
+
+    def uses(self, prefix: str = "") -> Iterator[Use]:
+        """As `scan`, but keys, sizes and when each was last used."""
+        return (Use(meta.key, meta.size, meta.modified) for meta in self.scan(prefix))
+
+    def mark_used(self, times: Mapping[str, float]) -> None:
+        """Remember when values were last read, for `uses`; absent keys are fine. Changes neither ETags nor times of writing.
+
+        Where `remembers_use` is false this does nothing.
+        """
+        return
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         """Read several values; absent keys are missing from the answer. The first other error is raised."""

@@ -28,6 +28,8 @@ _known: dict[str, tuple[str, str]] = {
     "file": ("perdure_backends.file:FileBackend", ""),
     "sqlite": ("perdure_backends.sqlite:SQLiteBackend", ""),
     "s3": ("perdure_backends.s3:S3Backend", "s3"),
+    "redis": ("perdure_backends.redis:RedisBackend", "redis"),
+    "rediss": ("perdure_backends.redis:RedisBackend", "redis"),
     "memory": ("perdure_backends.memory:MemoryBackend", ""),
     "null": ("perdure_backends.null:NullBackend", ""),
 }

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from perdure.errors import UsageError, UsageTypeError
 from perdure.snapshots.conditions import EverySteps, Metadata, OnImprovement, PeriodicSaveCondition, SaveCondition, step_of
-from perdure.snapshots.durations import seconds
+from perdure.durations import seconds
 
 
 class Clock:

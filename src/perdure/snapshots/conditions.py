@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..errors import UsageError, UsageTypeError
-from .durations import Duration, seconds
+from ..durations import Duration, seconds
 
 T = TypeVar("T")
 

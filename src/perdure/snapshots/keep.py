@@ -21,7 +21,7 @@ from itertools import chain, pairwise
 from typing import Any, Final, Protocol, SupportsIndex
 
 from ..errors import UsageError, UsageTypeError
-from .durations import Duration, seconds
+from ..durations import Duration, seconds
 from .manifest import Snapshot
 
 __all__ = ["KeepBest", "KeepEvery", "KeepLatest", "KeepThinned", "KeepYoungerThan", "Keeper"]

@@ -9,7 +9,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from .conditions import AnyCondition
-    from .durations import Duration
+    from ..durations import Duration
     from .ranks import Ranks
     from .running import Running
     from .store import StateStore

@@ -8,7 +8,7 @@ import math
 from types import TracebackType
 from typing import Self
 
-from .durations import Duration
+from ..durations import Duration
 from .preemption import SIGNALS, AnySignals
 from .running import Running, Saves
 

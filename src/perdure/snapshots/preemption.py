@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from ..errors import UsageError
-from .durations import Duration, seconds
+from ..durations import Duration, seconds
 from .wakeup import Wire, default_setter, end_process, interrupt_main
 
 Disposition: TypeAlias = Callable[[int, FrameType | None], Any] | int | None

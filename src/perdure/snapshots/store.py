@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import PerdureError, UsageError, UsageTypeError
 from ..mapping.progress import Progress
 from .components import spell_names
-from .durations import Duration, seconds
+from ..durations import Duration, seconds
 from .loading import Loading
 from .looping import Looping
 from .manifest import Snapshot

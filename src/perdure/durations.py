@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from typing import Final, TypeAlias
 
-from ..errors import UsageError, UsageTypeError
+from .errors import UsageError, UsageTypeError
 
 Duration: TypeAlias = float | str | timedelta
 """Seconds, text such as `"10 min"`, or a timedelta."""
