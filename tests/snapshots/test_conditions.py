@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.durations import seconds
 from perdure.errors import UsageError, UsageTypeError
 from perdure.snapshots.conditions import EverySteps, Metadata, OnImprovement, PeriodicSaveCondition, SaveCondition, step_of
-from perdure.durations import seconds
 
 
 class Clock:

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from ..errors import UsageError, UsageTypeError
 from ..durations import Duration, seconds
+from ..errors import UsageError, UsageTypeError
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, pairwise
 from typing import Any, Final, Protocol, SupportsIndex
 
-from ..errors import UsageError, UsageTypeError
 from ..durations import Duration, seconds
+from ..errors import UsageError, UsageTypeError
 from .manifest import Snapshot
 
 __all__ = ["KeepBest", "KeepEvery", "KeepLatest", "KeepThinned", "KeepYoungerThan", "Keeper"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from .conditions import AnyCondition
     from ..durations import Duration
+    from .conditions import AnyCondition
     from .ranks import Ranks
     from .running import Running
     from .store import StateStore

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeAlias
 
-from ..errors import UsageError
 from ..durations import Duration, seconds
+from ..errors import UsageError
 from .wakeup import Wire, default_setter, end_process, interrupt_main
 
 Disposition: TypeAlias = Callable[[int, FrameType | None], Any] | int | None

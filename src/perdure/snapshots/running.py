@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from ..durations import Duration, seconds
 from ..errors import UsageError, UsageTypeError
 from .conditions import AnyCondition, Metadata, PeriodicSaveCondition, SaveCondition, condition_of, step_of
-from ..durations import Duration, seconds
 from .manifest import Snapshot
 from .metadata import check_metadata
 from .preemption import SIGNALS, AnySignals, Preemption, deadline_of

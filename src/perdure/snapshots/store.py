@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ..durations import Duration, seconds
 from ..errors import PerdureError, UsageError, UsageTypeError
 from ..mapping.progress import Progress
 from .components import spell_names
-from ..durations import Duration, seconds
 from .loading import Loading
 from .looping import Looping
 from .manifest import Snapshot
