@@ -233,7 +233,7 @@ class ETagOperations(Core[V]):
             except NotFoundError:
                 value = actual = ITEM_NOT_AVAILABLE
             else:
-                value = self._read(data, path)
+                value = self._value_or_absence(data, path)
             new = yield value
             if new is KEEP_CURRENT or (new is DELETE_CURRENT and actual is ITEM_NOT_AVAILABLE):
                 return OperationResult(actual, value)
@@ -277,8 +277,15 @@ class ETagOperations(Core[V]):
         return etag, data
 
     def _unchanged(self, path: str, holds: bool, actual: ETagIfExists, found: _Found) -> ConditionalOperationResult[V]:
-        value = self._read(found, path) if isinstance(found, bytes) else found
+        value = self._value_or_absence(found, path) if isinstance(found, bytes) else found
         return ConditionalOperationResult(holds, actual, actual, value)
+
+    def _value_or_absence(self, data: bytes, path: str) -> V | ItemNotAvailableFlag:
+        """What bytes stand for: a value, or a cache's claim to compute one, which has a version but no value."""
+        try:
+            return self._read(data, path)
+        except NotFoundError:
+            return ITEM_NOT_AVAILABLE
 
     def _delete_if(
         self, path: str, condition: ETagConditionFlag, expected: ETagIfExists, retrieve: RetrieveValueFlag

@@ -9,6 +9,7 @@ from time import perf_counter, sleep
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar
 
 from ..codecs.chain import Chain
+from ..codecs.entry import Unfinished, holds_value
 from ..errors import CodecError, ConflictError, IntegrityError, NotFoundError, PolicyError, PreconditionError, UsageError
 from ..keys import SafeStrTuple, join_key, split_key
 from ..protocol import ABSENT, Backend, Blob
@@ -161,11 +162,11 @@ class Core(NotAValue, Generic[V]):
             raise
 
     def _read(self, data: bytes, path: str) -> V:
-        """The value that bytes stand for."""
+        """The value that bytes stand for; `NotFoundError` where they stand for a cache's claim to compute it."""
         try:
             value: Any = self._decode(data, path)
         except CodecError as error:
-            self._complete(error)
+            self._complete(error, path)
             raise
         base = self.base_class_for_values
         if base is not None and not isinstance(value, base):
@@ -189,13 +190,15 @@ class Core(NotAValue, Generic[V]):
             blobs = self.backend.get_many(batch)
             weight = sum(len(blob.data) for blob in blobs.values())
             for path in batch:
-                if path in blobs:
-                    yield path, blobs.pop(path)
+                if path in blobs and holds_value((blob := blobs.pop(path)).data):
+                    yield path, blob
             room = _BYTES_AT_ONCE * len(batch) // (weight or 1)
             size = max(1, min(2 * size, room, VALUES_AT_ONCE))
 
-    def _complete(self, error: CodecError) -> None:
+    def _complete(self, error: CodecError, path: str) -> None:
         """Add what a chain does not know: where the value is, and what can be done about damage."""
+        if isinstance(error, Unfinished):
+            raise self._missing(path) from error
         if isinstance(error, IntegrityError) and error.hint is None:
             error.hint = "Restore it from a copy, delete it, or let `perdure doctor --repair` set it aside."
         error.at(place=self.backend.place)

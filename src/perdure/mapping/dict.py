@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from ..errors import CodecError, InvalidKeyError, NotFoundError, PreconditionError
 from ..keys import SafeStrTuple, join_key, known_key
-from ..protocol import ABSENT
+from ..protocol import ABSENT, Condition
 from .core import VALUES_AT_ONCE, Key
 from .flags import DELETE_CURRENT, KEEP_CURRENT, DeleteCurrentFlag, KeepCurrentFlag, NotAValue
 from .many import ManyItems
@@ -59,7 +59,7 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
         except NotFoundError:
             raise self._missing(path) from None
         except CodecError as error:
-            self._complete(error)
+            self._complete(error, path)
             raise
         if self.base_class_for_values is not None and not isinstance(value, self.base_class_for_values):
             raise self._wrong_class(value, path, "stored")
@@ -98,10 +98,9 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
         """The value of a key, or `default` where it is absent. A value that cannot be read raises all the same."""
         path = self._prefix + join_key(key)
         try:
-            data = self._get(path).data
+            return self._read(self._get(path).data, path)
         except NotFoundError:
             return default
-        return self._read(data, path)
 
     def setdefault(self, key: Key, default: V = None) -> V:  # type: ignore[assignment]
         """The value of a key; where it is absent, `default` is written first. Of several that do so at once, one writes.
@@ -118,16 +117,17 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
         turns = self._attempts(path)
         while True:
             next(turns)
+            seen: Condition = ABSENT
             try:
-                found = self._get(path).data
+                found, seen, _modified = self._get(path)
+                return self._read(found, path)
             except NotFoundError:
                 try:
                     data = self._spell(default, path) if data is None else data
-                    self._put(path, data, if_match=ABSENT)
+                    self._put(path, data, if_match=seen)
                 except PreconditionError:
                     continue
                 return default
-            return self._read(found, path)
 
     @overload
     def pop(self, key: Key) -> V: ...
@@ -145,11 +145,11 @@ class PersiDict(ManyItems[V], Times[V], MutableMapping[SafeStrTuple, V]):
             next(turns)
             try:
                 data, etag, _modified = self._get(path)
+                value = self._read(data, path)
             except NotFoundError:
                 if default is _REQUIRED:
                     raise self._missing(path) from None
                 return default
-            value = self._read(data, path)
             try:
                 self.backend.delete(path, if_match=etag)
             except PreconditionError:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from ..codecs.entry import holds_value
 from ..keys import SafeStrTuple, join_key
 from .core import NAMES_AT_ONCE, VALUES_AT_ONCE, Core, Key
 from .flags import DELETE_CURRENT, KEEP_CURRENT
@@ -51,7 +52,8 @@ class ManyItems(Core[V]):
 
     def _values(self, paths: list[str]) -> dict[str, V]:
         blobs = self.backend.get_many(paths)
-        return {path: self._read(blobs.pop(path).data, path) for path in paths if path in blobs}
+        found = ((path, blobs.pop(path).data) for path in paths if path in blobs)
+        return {path: self._read(data, path) for path, data in found if holds_value(data)}
 
     def set_many(self, items: Mapping[Any, V] | Iterable[tuple[Any, V]], *, progress: Progress = False) -> None:
         """Write several items at once: concurrently on S3, in one transaction on SQLite, with few fsyncs in a folder.

@@ -1,0 +1,127 @@
+"""What a cache keeps under a key: a value, the claim of somebody who is computing one, or both.
+
+An entry is a frame (`perdure.codecs.chain`) of codec number 0, which has no codec, but a header and another frame::
+
+    0        the head of a frame: 0xC1, 1, 0, 0
+    4        flags: 1 there is a value, 2 the value is an error, 4 somebody claims the key
+    5        when the value was stored, if that is not when this was written; seconds since the epoch, a double, else 0
+    13       how long the value took to compute: seconds, a float
+    17       how long the claim is good when it is not renewed: seconds, a float
+    21       the claim's token, 16 bytes
+    37       the value as its chain wrote it
+    -4       CRC-32 of everything before it
+
+Value and claim stand in one record so that one compare-and-swap decides about both: who claimed a key and was then
+overtaken, or whose value was invalidated meanwhile, cannot store its result any more.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from ..errors import CodecError, IntegrityError
+
+__all__ = ["HEAD", "PLAIN", "START", "Entry", "Unfinished", "cost_of", "holds_value", "is_claim", "read_entry", "value_in", "write_entry"]
+
+HEAD: Final = b"\xc1\x01\x00\x00"
+_VALUE: Final = 1
+_ERROR: Final = 2
+_CLAIM: Final = 4
+PLAIN: Final = HEAD + bytes((_VALUE,))
+"""How an entry begins that is a value and nothing else."""
+
+_PACKED: Final = Struct("<4sBdff16s")
+START: Final = _PACKED.size
+"""Where the value begins."""
+
+_COST: Final = Struct("<f")
+_cost = _COST.unpack_from
+_crc = Struct("<I").pack
+_WHOLE: Final = 0x2144DF1C
+_NOBODY: Final = bytes(16)
+
+
+class Unfinished(CodecError):
+    """There is no value under the key: somebody is computing it, or was killed while doing so."""
+
+
+class Entry(NamedTuple):
+    """An entry, taken apart.
+
+    Attributes:
+        value: The value's bytes as its chain wrote them; None where there is only a claim.
+        is_error: The value is an exception that the function raised.
+        stored: When the value was stored, in seconds since the epoch; 0.0 for when the entry was written.
+        cost: How long it took to compute, in seconds.
+        lease: How long the claim is good when it is not renewed, in seconds.
+        token: Whose claim it is; empty where nobody claims it.
+    """
+
+    value: bytes | None
+    is_error: bool = False
+    stored: float = 0.0
+    cost: float = 0.0
+    lease: float = 0.0
+    token: bytes = b""
+
+
+def write_entry(entry: Entry) -> bytes:
+    """The bytes of an entry. Copies the value once."""
+    flags = (0 if entry.value is None else _VALUE) | (_ERROR if entry.is_error else 0) | (_CLAIM if entry.token else 0)
+    header = _PACKED.pack(HEAD, flags, entry.stored, entry.cost, entry.lease, entry.token or _NOBODY)
+    value = entry.value or b""
+    return b"".join((header, value, _crc(crc32(value, crc32(header)))))
+
+
+def read_entry(data: bytes) -> Entry | None:
+    """An entry taken apart; None where these are no entry's bytes. Copies the value once.
+
+    Raises:
+        IntegrityError: They begin like one, and are damaged.
+    """
+    if not data.startswith(HEAD):
+        return None
+    if len(data) < START + 4 or crc32(data) != _WHOLE:
+        raise IntegrityError("what is stored is damaged: its checksum does not fit")
+    _head, flags, stored, cost, lease, token = _PACKED.unpack_from(data)
+    value = data[START:-4] if flags & _VALUE else None
+    return Entry(value, bool(flags & _ERROR), stored, cost, lease, token if flags & _CLAIM else b"")
+
+
+def cost_of(data: bytes) -> float:
+    """How long the value of an entry took to compute, in seconds."""
+    seconds: float = _cost(data, 13)[0]
+    return seconds
+
+
+def is_claim(data: bytes) -> bool:
+    """Tell whether somebody claims the key, without a look at the rest."""
+    return data.startswith(HEAD) and len(data) > 4 and bool(data[4] & _CLAIM)
+
+
+def holds_value(data: bytes) -> bool:
+    """Tell whether stored bytes stand for a value, and not only for somebody's claim to compute it, or for an error."""
+    if not data.startswith(HEAD):
+        return True
+    try:
+        value_in(data)
+    except Unfinished:
+        return False
+    except IntegrityError:
+        return True  # whoever reads it is told
+    return True
+
+
+def value_in(data: bytes) -> bytes:
+    """The value of an entry for who reads it without knowing of caches.
+
+    Raises:
+        IntegrityError: Damaged.
+        Unfinished: There is none, or it is an error.
+    """
+    entry = read_entry(data)
+    if entry is None or entry.value is None or entry.is_error:
+        raise Unfinished("the value is being computed", hint="Wait for it, or ask with get_or_create.")
+    return entry.value
