@@ -20,7 +20,7 @@ RANKS = {
     "keys": 1, "durations": 1, "sizes": 1, "pulse": 1, "protocol": 2, "codecs": 2.5,
     "registry": 3, "wrappers": 3,
     "mapping": 4,
-    "locks": 4.5, "caching": 5, "store": 5, "history": 5, "snapshots": 5, "shared": 5, "aio": 5,
+    "locks": 4.5, "caching": 5, "store": 5, "history": 5, "snapshots": 5, "shared": 5, "aio": 4.5,
     "compat": 6, "cli": 7, "testing": 6, "__main__": 8, "__init__": 8,
 }  # fmt: skip
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .caching.creating import get_or_create, get_or_create_async
+    from .caching.functions import cached
     from .codecs.security import Encrypted, Signed
     from .codecs.types import register_type
     from .errors import (
@@ -57,10 +59,15 @@ if TYPE_CHECKING:
     from .snapshots.pickles import load_pickle, save_pickle
     from .snapshots.states_keeper import LatestStatesKeeper, StatesKeeper
     from .snapshots.store import StateStore
+    from .wrappers.bounded import Bounded
     from .wrappers.cached import Cached
+    from .wrappers.expiring import Expiring
+    from .wrappers.observed import Observed
 
 # Where each public name lives. Loaded at first use: `import perdure` alone costs about a millisecond.
 _homes = {
+    "caching.creating": "get_or_create get_or_create_async",
+    "caching.functions": "cached",
     "codecs.security": "Encrypted Signed",
     "codecs.types": "register_type",
     "errors": (
@@ -88,7 +95,10 @@ _homes = {
     "snapshots.pickles": "load_pickle save_pickle",
     "snapshots.states_keeper": "LatestStatesKeeper StatesKeeper",
     "snapshots.store": "StateStore",
+    "wrappers.bounded": "Bounded",
     "wrappers.cached": "Cached",
+    "wrappers.expiring": "Expiring",
+    "wrappers.observed": "Observed",
 }
 _home = {name: module for module, names in _homes.items() for name in names.split()}
 
@@ -104,6 +114,7 @@ __all__ = [
     "BackendError",
     "BasicS3Dict",
     "Blob",
+    "Bounded",
     "Cached",
     "CodecError",
     "ComponentError",
@@ -114,6 +125,7 @@ __all__ = [
     "ETag",
     "EmptyDict",
     "Encrypted",
+    "Expiring",
     "FileDirDict",
     "IF_ETAG_CHANGED",
     "ITEM_NOT_AVAILABLE",
@@ -132,6 +144,7 @@ __all__ = [
     "NEVER_RETRIEVE",
     "NotFoundError",
     "NotModified",
+    "Observed",
     "OverlappingMultiDict",
     "PerdureError",
     "PeriodicSaveCondition",
@@ -154,6 +167,9 @@ __all__ = [
     "UsageError",
     "VALUE_NOT_RETRIEVED",
     "WriteOnceDict",
+    "cached",
+    "get_or_create",
+    "get_or_create_async",
     "load_pickle",
     "open_backend",
     "register_type",

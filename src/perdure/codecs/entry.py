@@ -7,7 +7,7 @@ An entry is a frame (`perdure.codecs.chain`) of codec number 0, which has no cod
     5        when the value was stored, if that is not when this was written; seconds since the epoch, a double, else 0
     13       how long the value took to compute: seconds, a float
     17       how long the claim is good when it is not renewed: seconds, a float
-    21       the claim's token, 16 bytes
+    21       the claim's token, 12 bytes, and how often it was renewed, 4 bytes
     37       the value as its chain wrote it
     -4       CRC-32 of everything before it
 
@@ -23,7 +23,19 @@ from zlib import crc32
 
 from ..errors import CodecError, IntegrityError
 
-__all__ = ["HEAD", "PLAIN", "START", "Entry", "Unfinished", "cost_of", "holds_value", "is_claim", "read_entry", "value_in", "write_entry"]
+__all__ = [
+    "HEAD",
+    "PLAIN",
+    "START",
+    "Entry",
+    "Unfinished",
+    "cost_of",
+    "holds_value",
+    "is_claim",
+    "read_entry",
+    "value_in",
+    "write_entry",
+]
 
 HEAD: Final = b"\xc1\x01\x00\x00"
 _VALUE: Final = 1
@@ -32,7 +44,7 @@ _CLAIM: Final = 4
 PLAIN: Final = HEAD + bytes((_VALUE,))
 """How an entry begins that is a value and nothing else."""
 
-_PACKED: Final = Struct("<4sBdff16s")
+_PACKED: Final = Struct("<4sBdff12sI")
 START: Final = _PACKED.size
 """Where the value begins."""
 
@@ -40,7 +52,7 @@ _COST: Final = Struct("<f")
 _cost = _COST.unpack_from
 _crc = Struct("<I").pack
 _WHOLE: Final = 0x2144DF1C
-_NOBODY: Final = bytes(16)
+_NOBODY: Final = bytes(12)
 
 
 class Unfinished(CodecError):
@@ -56,7 +68,8 @@ class Entry(NamedTuple):
         stored: When the value was stored, in seconds since the epoch; 0.0 for when the entry was written.
         cost: How long it took to compute, in seconds.
         lease: How long the claim is good when it is not renewed, in seconds.
-        token: Whose claim it is; empty where nobody claims it.
+        token: Whose claim it is, 12 bytes; empty where nobody claims it.
+        renewals: How often the claim was renewed. So each renewal is another record, also where equal ones have equal ETags.
     """
 
     value: bytes | None
@@ -65,12 +78,14 @@ class Entry(NamedTuple):
     cost: float = 0.0
     lease: float = 0.0
     token: bytes = b""
+    renewals: int = 0
 
 
 def write_entry(entry: Entry) -> bytes:
     """The bytes of an entry. Copies the value once."""
     flags = (0 if entry.value is None else _VALUE) | (_ERROR if entry.is_error else 0) | (_CLAIM if entry.token else 0)
-    header = _PACKED.pack(HEAD, flags, entry.stored, entry.cost, entry.lease, entry.token or _NOBODY)
+    token, renewals = entry.token or _NOBODY, entry.renewals & 0xFFFFFFFF
+    header = _PACKED.pack(HEAD, flags, entry.stored, entry.cost, entry.lease, token, renewals)
     value = entry.value or b""
     return b"".join((header, value, _crc(crc32(value, crc32(header)))))
 
@@ -85,9 +100,9 @@ def read_entry(data: bytes) -> Entry | None:
         return None
     if len(data) < START + 4 or crc32(data) != _WHOLE:
         raise IntegrityError("what is stored is damaged: its checksum does not fit")
-    _head, flags, stored, cost, lease, token = _PACKED.unpack_from(data)
+    _head, flags, stored, cost, lease, token, renewals = _PACKED.unpack_from(data)
     value = data[START:-4] if flags & _VALUE else None
-    return Entry(value, bool(flags & _ERROR), stored, cost, lease, token if flags & _CLAIM else b"")
+    return Entry(value, bool(flags & _ERROR), stored, cost, lease, token if flags & _CLAIM else b"", renewals)
 
 
 def cost_of(data: bytes) -> float:

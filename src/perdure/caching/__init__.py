@@ -1,0 +1,1 @@
+"""Functions whose results last, and entries that are made when they are asked for."""

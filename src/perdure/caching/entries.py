@@ -1,0 +1,270 @@
+"""The values of a cache: where they are, which of them may be answered, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import warnings
+from collections.abc import Callable
+from enum import Enum
+from time import monotonic, time
+from typing import Any, Final, NamedTuple
+
+from ..codecs.chain import Chain
+from ..codecs.entry import PLAIN, START, Entry, cost_of, read_entry
+from ..errors import (
+    BackendError,
+    CodecError,
+    IntegrityError,
+    NotFoundError,
+    NotModified,
+    PolicyError,
+    UnavailableError,
+    UntrustedError,
+)
+from ..protocol import ABSENT, Backend, Blob, Condition
+from .failures import failure_in
+from .flights import Flights, Outcome
+from .policy import Policy
+from .stats import Counts
+
+__all__ = ["EARLY", "MISS", "Entries", "Found", "Miss"]
+
+_log = logging.getLogger("perdure.caching")
+_DAY: Final = 86400.0
+_PATIENCE: Final = 5.0  # seconds for which a place that cannot be reached is not asked again
+
+
+class Miss(Enum):
+    """Why there is no answer."""
+
+    MISS = "there is no good value"
+    EARLY = "there is one, and it is our turn to compute it anew"
+
+
+MISS: Final = Miss.MISS
+EARLY: Final = Miss.EARLY
+
+
+class Found(NamedTuple):
+    """What is under a key.
+
+    Attributes:
+        etag: Its version, or `ABSENT`; None where it is so damaged that it has none.
+        entry: What it says; None where it is absent or cannot be read.
+        stored: When the value was stored, in seconds since the epoch.
+    """
+
+    etag: Condition
+    entry: Entry | None = None
+    stored: float = 0.0
+
+
+class Entries:
+    """The values of a cache under the keys of a backend. Safe for threads and forked children.
+
+    Args:
+        near: Where values are read and written: the backend, or one over it that keeps copies.
+        far: The backend itself, where claims are.
+        encode: Turns a value into bytes.
+        decode: Turns bytes into a value.
+        policy: When values are good.
+        counts: Where to count.
+        name: Whose values these are, in messages.
+        errors_chain: How exceptions are stored.
+    """
+
+    def __init__(
+        self,
+        near: Backend,
+        far: Backend,
+        encode: Callable[[Any, str], bytes],
+        decode: Callable[[bytes, str], Any],
+        policy: Policy,
+        counts: Counts,
+        name: str,
+        errors_chain: Chain,
+    ) -> None:
+        self.near, self.far = near, far
+        self.encode, self.decode = encode, decode
+        self.policy = policy
+        self.counts = counts
+        self.name = name
+        self.errors_chain = errors_chain
+        self.flights = Flights()
+        self._get = near.get
+        self._forget: Callable[[str], object] = getattr(near, "forget", lambda _: None)
+        self._ttl = policy.ttl
+        self._early = policy.early
+        self._said: set[type] = set()
+        self._asleep_until = -math.inf
+
+    def hit(self, path: str) -> Any:
+        """The value of a key if there is a good one, else `MISS` or `EARLY`. Raises an exception that is stored as a value."""
+        if self._asleep_until > 0 and self.is_unreachable():
+            return MISS
+        try:
+            blob = self._get(path)
+        except NotFoundError:
+            return MISS
+        except CodecError as error:
+            self.distrust(error, path)
+            return MISS
+        except BackendError as error:
+            self.complain(error)
+            return MISS
+        data = blob[0]
+        if not data.startswith(PLAIN):
+            return self._hit_other(blob, path)
+        age = time() - blob[2]
+        if not -_DAY < age < self._ttl:
+            return MISS
+        cost = cost_of(data)
+        if self._early and self._is_early(age, cost):
+            return EARLY
+        try:
+            value = self.decode(data[START:-4], path)
+        except CodecError as error:
+            self.distrust(error, path)
+            return MISS
+        self.counts.hit(len(data), cost)
+        return value
+
+    def _hit_other(self, blob: Blob, path: str) -> Any:
+        """The same for what is not simply a value: one that a dict wrote, one that is being computed anew, an error."""
+        found = self._examine(blob, path)
+        entry = found.entry
+        if self._early and entry is not None and entry.value is not None and not entry.token:
+            age = time() - found.stored
+            if self.policy.is_good(age, entry.is_error) and self._is_early(age, entry.cost):
+                return EARLY
+        outcome = self.answer(found, path)
+        return MISS if outcome is None else self.given(outcome)
+
+    def given(self, outcome: Outcome) -> Any:
+        """The value of an outcome; raises it where it is an exception."""
+        if outcome.is_error:
+            raise outcome.value
+        return outcome.value
+
+    def peek(self, path: str) -> Any:
+        """The value if there is a good one, else `MISS`. Counts and computes nothing, and raises nothing that is stored."""
+        try:
+            found = self._examine(self._get(path), path)
+            entry = found.entry
+            if entry is None or entry.value is None or entry.is_error:
+                return MISS
+            if not self.policy.is_good(time() - found.stored, is_error=False):
+                return MISS
+            return self.decode(entry.value, path)
+        except (NotFoundError, CodecError, PolicyError):
+            return MISS
+
+    def look(self, path: str, known: Found | None = None) -> Found:
+        """What is under a key now, by asking the place itself; `known` is what was there when it was last asked."""
+        self._forget(path)
+        etag = known.etag if known is not None and isinstance(known.etag, str) else None
+        try:
+            return self._examine(self._get(path, if_none_match=etag), path)
+        except NotModified:
+            assert known is not None
+            return known
+        except NotFoundError:
+            return Found(ABSENT)
+        except CodecError as error:
+            self.distrust(error, path)
+            return Found(None)
+
+    def _examine(self, blob: Blob, path: str) -> Found:
+        try:
+            entry = read_entry(blob.data)
+        except IntegrityError as error:
+            self.distrust(error, path)
+            return Found(blob.etag)
+        if entry is None:
+            return Found(blob.etag, Entry(blob.data), blob.modified)  # as a dict writes it
+        return Found(blob.etag, entry, entry.stored or blob.modified)
+
+    def answer(self, found: Found, path: str, *, computing: bool = False) -> Outcome | None:
+        """What may be answered of what was found, None for nothing.
+
+        Args:
+            found: What is there.
+            path: Under which key.
+            computing: Somebody in this process is computing it anew; an entry says itself whether others are.
+        """
+        entry = found.entry
+        if entry is None or entry.value is None:
+            return None
+        age = time() - found.stored
+        good = self.policy.is_good(age, entry.is_error)
+        if not good and not ((computing or entry.token) and self.policy.is_servable(age, entry.is_error)):
+            return None
+        try:
+            if entry.is_error:
+                value: Any = failure_in(self.errors_chain, entry.value, path, self.policy.errors)
+                if value is None:
+                    return None
+            else:
+                value = self.decode(entry.value, path)
+        except (CodecError, PolicyError) as error:
+            self.distrust(error, path)
+            return None
+        self.counts.hit(len(entry.value), entry.cost)
+        if not good:
+            self.counts.add("stale")
+        return Outcome(value, entry.value, entry.is_error)
+
+    def meanwhile(self, path: str) -> Outcome | None:
+        """What may be answered while somebody in this process computes the key; None where that has to be waited for."""
+        if not (self.policy.stale or self._early):
+            return None
+        try:
+            return self.answer(self._examine(self._get(path), path), path, computing=True)
+        except (NotFoundError, CodecError):
+            return None
+        except BackendError as error:
+            self.complain(error)
+            return None
+
+    def _is_early(self, age: float, cost: float) -> bool:
+        """Decide by chance, which is the greater the nearer the end is and the longer the value takes to compute.
+
+        So of many readers one computes it before it has expired for all. From A. Vattani, F. Chierichetti and K. Lowenstein,
+        Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
+        """
+        return age - cost * self._early * math.log(1.0 - random.random()) >= self._ttl
+
+    # ---------------------------------------------------------------------------------------------------------- trouble
+
+    def is_unreachable(self) -> bool:
+        """Whether the place could not be reached a moment ago."""
+        return monotonic() < self._asleep_until
+
+    def complain(self, error: BackendError) -> None:
+        """Count that the place failed, say so once, or raise it where that was asked for."""
+        self.counts.add("errors")
+        if self.policy.strict:
+            raise error
+        if isinstance(error, UnavailableError):
+            self._asleep_until = monotonic() + _PATIENCE  # not every call has to wait for a time-out
+        self._say(
+            BackendError,
+            f"{self.name} goes on without its cache: {error} It is computed each time until the place works again; "
+            "on_error='raise' raises instead. This is said once.",
+        )
+
+    def distrust(self, error: Exception, path: str) -> None:
+        """Count a value that cannot be read. It is computed anew; what may be somebody's work is also said, once."""
+        self.counts.add("errors")
+        where = f"key {path!r} in {self.far.place}"
+        _log.info("%s cannot be read and counts as absent: %s", where, error)
+        if isinstance(error, UntrustedError):
+            text = str(error).removesuffix(".")
+            self._say(UntrustedError, f"{self.name}: {text} ({where}). It counts as absent and is replaced. This is said once.")
+
+    def _say(self, kind: type, text: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(text, RuntimeWarning if kind is BackendError else UserWarning, stacklevel=5)

@@ -1,0 +1,221 @@
+"""From what a user names to where the values are: `cached("s3://team/cache", local=["memory:", "~/.cache/app"])`."""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from ..codecs.chain import Chain
+from ..codecs.entry import is_claim
+from ..durations import Duration, seconds
+from ..errors import UsageError, UsageTypeError
+from ..mapping.core import Core
+from ..mapping.opening import open as open_dict
+from ..protocol import Backend
+from ..registry import open_backend, parse_url
+from ..sizes import Size, size_in_bytes
+
+if TYPE_CHECKING:
+    from ..codecs import Codec, Filter
+    from ..wrappers.bounded import Bounded
+
+__all__ = ["Local", "Place", "Where", "is_entry", "prepare_place"]
+
+Where: TypeAlias = "str | os.PathLike[str] | Backend | Core[Any]"
+Local: TypeAlias = "str | os.PathLike[str] | Backend"
+
+MEMORY: Final = 256 << 20
+"""The most bytes that a nearer place in memory holds: nobody expects a cache to eat all memory."""
+
+_entry = re.compile(r"[^/]+(\(\)(=[^/]*)?|~[0-9a-f]{16})/[0-9a-f]{32}\Z").match
+
+
+def is_entry(key: str) -> bool:
+    """Tell whether a key is one of a cached function: such as `"module.function()/0123456789abcdef0123456789abcdef"`."""
+    return _entry(key) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the values of cached functions are. Those that name the same URL with the same options share one.
+
+    Attributes:
+        near: Where values are read and written.
+        far: The place itself.
+        prefix: What all keys begin with.
+        encode: Turns a value into bytes.
+        decode: Turns bytes into a value.
+        chain: What exceptions are stored with.
+        bounded: What keeps the limit, where there is one.
+        fixed: Values can only be added.
+    """
+
+    near: Backend
+    far: Backend
+    prefix: str
+    encode: Callable[[Any, str], bytes]
+    decode: Callable[[bytes, str], Any]
+    chain: Chain
+    bounded: Bounded | None = None
+    fixed: bool = False
+
+
+_shared: weakref.WeakValueDictionary[Any, Place] = weakref.WeakValueDictionary()
+
+
+def prepare_place(
+    where: Any,
+    *,
+    codec: str | Codec | None,
+    filters: str | Filter | Iterable[str | Filter],
+    trusted: bool,
+    max_bytes: Size | None,
+    max_items: int | None,
+    local: Local | Iterable[Local],
+    recheck: Duration,
+    on_evict: Callable[[str, int], object] | None,
+    options: dict[str, Any],
+) -> Callable[[], Place]:
+    """Check what can be checked without a request, and return what opens the place.
+
+    Raises:
+        UsageError, UsageTypeError, MissingExtraError: As `perdure.open`.
+    """
+    seconds(recheck, "recheck")
+    if max_bytes is not None:
+        size_in_bytes(max_bytes, "max_bytes")
+    if max_items is not None and (not isinstance(max_items, int) or isinstance(max_items, bool) or max_items < 1):
+        raise UsageError(f"max_items is a whole number, 1 or more, not {max_items!r:.60}")
+    if isinstance(where, Core):
+        if codec is not None or filters or trusted or options:
+            hint = "Give them to perdure.open, or give a URL."
+            raise UsageError("a dict that is open takes no codec, filters or options", place=where.place, hint=hint)
+        d = where
+
+        def open_given() -> Place:
+            return _place_of(d, max_bytes, max_items, local, recheck, on_evict)
+
+        return open_given
+    backend = _backend(where, options)
+    if not isinstance(filters, str) and isinstance(filters, Iterable):
+        filters = tuple(filters)
+    if not isinstance(local, (str, os.PathLike)) and isinstance(local, Iterable):
+        local = tuple(local)
+    Chain(codec or "msgpack", filters, trusted=trusted)  # complains now, and not at the first call
+    about = (backend.place, codec, filters, trusted, max_bytes, max_items, local, recheck, on_evict, repr(options))
+    shares = isinstance(where, (str, os.PathLike)) and backend.place != "memory:"
+
+    def open_it() -> Place:
+        try:
+            known = _shared.get(about) if shares else None
+        except TypeError:  # an option that no table takes
+            known = None
+        if known is None:
+            opened = open_dict(backend, codec=codec, filters=filters, trusted=trusted)
+            known = _place_of(opened, max_bytes, max_items, local, recheck, on_evict)
+            if shares:
+                try:
+                    _shared[about] = known
+                except TypeError:
+                    pass
+        return known
+
+    return open_it
+
+
+def _place_of(
+    d: Core[Any],
+    max_bytes: Size | None,
+    max_items: int | None,
+    local: Local | Iterable[Local],
+    recheck: Duration,
+    on_evict: Callable[[str, int], object] | None,
+) -> Place:
+    prefix = d._prefix  # noqa: SLF001
+    far: Backend = d.backend
+    bounded = None
+    if max_bytes is not None or max_items is not None:
+        bounded = far = _bound(far, prefix, max_bytes, max_items, on_evict)
+    near = _with_copies(far, _tiers(local), recheck)
+    errors = Chain("msgpack", d.chain.filters)
+    return Place(near, far, prefix, d._spell, d._read, errors, bounded, d.append_only)  # noqa: SLF001
+
+
+def _backend(where: Any, options: dict[str, Any]) -> Backend:
+    if isinstance(where, (str, os.PathLike)):
+        if "sync" not in options and _has_sync(where):
+            options = options | {"sync": "normal"}  # what a power cut takes is computed again
+        return open_backend(where, **options)
+    if callable(where) or isinstance(where, (classmethod, staticmethod)):
+        raise UsageTypeError("cached needs a place", hint='Such as @perdure.cached("sqlite:///cache.db").')
+    if isinstance(where, dict):
+        hint = 'Write "memory:" for values in memory: they are kept as bytes, each who reads one gets an object of its own.'
+        raise UsageTypeError("a built-in dict is no place for a cache", hint=hint)
+    if not hasattr(where, "recorded"):
+        hint = 'Such as "sqlite:///cache.db", a path, a backend, or what perdure.open returns.'
+        raise UsageTypeError(f"a cache is in a place, and {where!r:.60} is none", hint=hint)
+    if options:
+        text = f"{', '.join(options)}: a backend that is open takes no options"
+        raise UsageError(text, place=where.place, hint="Give them to the backend, or give a URL.")
+    backend: Backend = where
+    return backend
+
+
+def _has_sync(where: str | os.PathLike[str]) -> bool:
+    scheme, _, query = parse_url(where)
+    return scheme in ("file", "sqlite") and not any(name == "sync" for name, _ in query)
+
+
+def _bound(
+    backend: Backend,
+    prefix: str,
+    max_bytes: Size | None,
+    max_items: int | None,
+    on_evict: Callable[[str, int], object] | None,
+) -> Bounded:
+    from ..wrappers.bounded import Bounded
+
+    cut = len(prefix)
+
+    def ours(key: str) -> bool:
+        return key.startswith(prefix) and is_entry(key[cut:])
+
+    return Bounded(backend, max_bytes=max_bytes, max_items=max_items, only=ours, on_evict=on_evict)
+
+
+def _tiers(local: Any) -> list[Backend]:
+    given = [local] if isinstance(local, (str, os.PathLike)) or hasattr(local, "recorded") else list(local)
+    tiers: list[Backend] = []
+    for tier in given:
+        if isinstance(tier, (str, os.PathLike)):
+            backend = open_backend(tier, **({"sync": "normal"} if _has_sync(tier) else {}))
+            tiers.append(_limited(backend) if backend.place.startswith("memory:") else backend)
+        elif hasattr(tier, "recorded"):
+            tiers.append(tier)
+        else:
+            raise UsageTypeError(f"a nearer place is a path, a URL or a backend, not {tier!r:.60}")
+    return tiers
+
+
+def _limited(backend: Backend) -> Backend:
+    from ..wrappers.bounded import Bounded
+
+    return Bounded(backend, max_bytes=MEMORY)
+
+
+def _with_copies(far: Backend, tiers: list[Backend], recheck: Duration) -> Backend:
+    from ..wrappers.cached import Cached
+
+    near = far
+    for number, tier in reversed(list(enumerate(tiers))):
+        # Only the nearest answers unasked, or what each of them may be late would add up.
+        near = Cached(near, tier, recheck=0.0 if number else recheck, worth=_is_worth_a_copy)
+    return near
+
+
+def _is_worth_a_copy(data: bytes) -> bool:
+    return not is_claim(data)
