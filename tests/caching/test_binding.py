@@ -139,7 +139,7 @@ def test_what_is_collected_can_be_ignored_by_name() -> None:
         (plain, ("zzzz",), "ignore has 'zzzz', and the function has no parameter of that name. Its parameters are 'a', 'b'."),
         (nothing, ("x",), "ignore has 'x', and the function has no parameter of that name. It has no parameters."),
         (plain, "ab", "ignore takes a collection of names, not 'ab'. Such as ignore=(\"verbose\",)."),
-        (plain, (1,), "ignore takes a collection of names, not (1,). Such as ignore=(\"verbose\",)."),
+        (plain, (1,), 'ignore takes a collection of names, not (1,). Such as ignore=("verbose",).'),
     ],
 )
 def test_a_wrong_name_in_ignore_is_refused(function, ignore, text) -> None:
@@ -219,7 +219,10 @@ def test_builtins_that_tell_their_parameters_can_be_bound() -> None:
         ),
         (property(plain), "a property is no function. Put @property above, so that what is cached is the function below it."),
         (Model.__dict__["half"], "a partialmethod is no function. Cache the method that it calls."),
-        ("abc".join, "a method of a built-in object, on which its results depend. Write a function that calls it, and cache that."),
+        (
+            "abc".join,
+            "a method of a built-in object, on which its results depend. Write a function that calls it, and cache that.",
+        ),
         (str.upper, "which has no name that lasts. Write a function that calls it, and cache that."),
         (max, "does not tell what parameters it has. Write a function with parameters that calls it, and cache that."),
     ],
@@ -229,3 +232,9 @@ def test_what_is_no_function_is_refused_with_the_reason(function, text) -> None:
         Binding(function)
     assert text in str(caught.value)
     assert isinstance(caught.value, UsageTypeError) == (function == 5)
+
+
+@pytest.mark.skipif(not hasattr(functools, "Placeholder"), reason="came with Python 3.14")
+def test_a_partial_with_open_places_is_refused() -> None:
+    with pytest.raises(UsageError, match="a partial with places left open"):
+        Binding(functools.partial(plain, functools.Placeholder, 2))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..codecs.entry import is_claim
 from .computing import run, run_async
-from .entries import EARLY, Entries, Miss
+from .entries import Entries, Miss
 from .keying import Keys
 from .opening import Place
 from .policy import Policy
@@ -165,7 +165,7 @@ class Cache:
             return value
         if self._recorder is not None:
             self._recorder.start()
-        return run(entries, path, partial(self.function, *args, **kwargs), early=value is EARLY)
+        return run(entries, path, partial(self.function, *args, **kwargs), value)
 
     def _opened(self) -> Entries:
         entries = self._entries
@@ -241,7 +241,7 @@ class AsyncCache(Cache):
             return value
         if self._recorder is not None:
             self._recorder.start()
-        return await run_async(entries, path, partial(self.function, *args, **kwargs), call, early=value is EARLY)
+        return await run_async(entries, path, partial(self.function, *args, **kwargs), call, value)
 
 
 class BoundCache:

@@ -25,7 +25,7 @@ from ..errors import (
 from ..locks.clock import Watched
 from ..protocol import ABSENT, NOT_KEPT, ETag
 from .claim import Claim
-from .entries import Entries, Found
+from .entries import Entries, Found, Miss
 from .failures import spell_failure
 from .flights import Outcome
 
@@ -71,11 +71,11 @@ def _call(entries: Entries, function: Callable[[], T]) -> Steps[T]:
         raise _Unusable from error
 
 
-def _steps(entries: Entries, path: str, early: bool, anew: bool) -> Steps[Outcome]:
-    """From a key to what came out. With `early` and `anew` a value that is good already does not count."""
+def _steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
+    """From a key to what came out."""
     if not entries.is_unreachable():
         try:
-            return (yield from _find_or_compute(entries, path, early, anew))
+            return (yield from _find_or_compute(entries, path, miss, anew))
         except _Unusable:
             pass
     entries.counts.add("misses")
@@ -83,14 +83,18 @@ def _steps(entries: Entries, path: str, early: bool, anew: bool) -> Steps[Outcom
     return computed.outcome()
 
 
-def _find_or_compute(entries: Entries, path: str, early: bool, anew: bool) -> Steps[Outcome]:
+def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
+    early = miss is Miss.EARLY
     policy = entries.policy
     silence, patience = Watched(), Watched()
     found: Found | None = None
     pause = _SHORTEST
     waited = False
     while True:
-        found = yield from _call(entries, partial(entries.look, path, found))
+        if found is None and miss is Miss.ABSENT:
+            found = Found(ABSENT)  # as it was just now; whether it still is, the claim tells
+        else:
+            found = yield from _call(entries, partial(entries.look, path, found))
         claimed = found.entry.token if found.entry is not None else b""
         if not anew and (claimed or waited or not early):
             outcome = entries.answer(found, path)
@@ -219,14 +223,14 @@ def _take_back(entries: Entries, path: str, found: Found, claim: Claim | None) -
 # ------------------------------------------------------------------------------------------------------------ who takes them
 
 
-def run(entries: Entries, path: str, factory: Callable[[], Any], *, early: bool = False, anew: bool = False) -> Any:
+def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Miss.MISS, *, anew: bool = False) -> Any:
     """Find or compute the value of a key in this thread.
 
     Args:
         entries: The cache.
         path: The key.
         factory: Computes the value.
-        early: There is a good value, and it is to be computed anew before it expires.
+        miss: What was found.
         anew: Compute it, whatever is there.
     """
     flights = entries.flights
@@ -238,7 +242,7 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], *, early: bool 
             outcome: Outcome | None = None
             mark = flights.enter(path)
             try:
-                outcome = _take(_steps(entries, path, early, anew), factory)
+                outcome = _take(_steps(entries, path, miss, anew), factory)
             finally:
                 flights.exit(mark)
                 flights.leave(path, flight, None if outcome is None or outcome.failed else outcome)
@@ -280,8 +284,8 @@ async def run_async(
     path: str,
     factory: Callable[[], Awaitable[Any]],
     call: Callable[[Callable[[], Any]], Awaitable[Any]],
+    miss: Miss = Miss.MISS,
     *,
-    early: bool = False,
     anew: bool = False,
 ) -> Any:
     """The same in a task. `call` makes a call that may take as long as a request without holding up the event loop."""
@@ -294,7 +298,7 @@ async def run_async(
             outcome: Outcome | None = None
             mark = flights.enter(path)
             try:
-                outcome = await _take_async(_steps(entries, path, early, anew), factory, call)
+                outcome = await _take_async(_steps(entries, path, miss, anew), factory, call)
             finally:
                 flights.exit(mark)
                 flights.leave(path, flight, None if outcome is None or outcome.failed else outcome)

@@ -13,7 +13,7 @@ from ..errors import UsageTypeError
 from ..keys import join_key
 from ..mapping.core import Core, Key
 from .computing import run, run_async
-from .entries import EARLY, Entries, Miss
+from .entries import Entries, Miss
 from .policy import LEASE, WAIT, policy_of
 from .stats import Counts
 
@@ -88,7 +88,7 @@ def get_or_create(
     path = d._prefix + join_key(key)  # noqa: SLF001
     value: Any = entries.hit(path)
     if isinstance(value, Miss):
-        value = run(entries, path, factory, early=value is EARLY)
+        value = run(entries, path, factory, value)
     return value  # type: ignore[no-any-return]
 
 
@@ -120,7 +120,7 @@ async def get_or_create_async(
     call = call_of(entries.near)
     value: Any = await call(partial(entries.hit, path))
     if isinstance(value, Miss):
-        value = await run_async(entries, path, partial(_awaited, factory), call, early=value is EARLY)
+        value = await run_async(entries, path, partial(_awaited, factory), call, value)
     return value  # type: ignore[no-any-return]
 
 
@@ -176,4 +176,4 @@ def _prepare(
     if d.append_only:
         policy = policy._replace(lock=False)
     chain = Chain("msgpack", d.chain.filters)
-    return Entries(d.backend, d.backend, d._spell, d._read, policy, Counts(), f"get_or_create in {d.place}", chain)  # noqa: SLF001
+    return Entries(d.backend, d.backend, d._spell, d._reader, policy, Counts(), f"get_or_create in {d.place}", chain)  # noqa: SLF001

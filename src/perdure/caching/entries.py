@@ -8,11 +8,12 @@ import random
 import warnings
 from collections.abc import Callable
 from enum import Enum
+from struct import Struct
 from time import monotonic, time
 from typing import Any, Final, NamedTuple
 
 from ..codecs.chain import Chain
-from ..codecs.entry import PLAIN, START, Entry, cost_of, read_entry
+from ..codecs.entry import COST, PLAIN, START, Entry, read_entry
 from ..errors import (
     BackendError,
     CodecError,
@@ -33,17 +34,20 @@ __all__ = ["EARLY", "MISS", "Entries", "Found", "Miss"]
 
 _log = logging.getLogger("perdure.caching")
 _DAY: Final = 86400.0
+_cost = Struct("<f").unpack_from
 _PATIENCE: Final = 5.0  # seconds for which a place that cannot be reached is not asked again
 
 
 class Miss(Enum):
     """Why there is no answer."""
 
+    ABSENT = "there is nothing"
     MISS = "there is no good value"
     EARLY = "there is one, and it is our turn to compute it anew"
 
 
 MISS: Final = Miss.MISS
+_NOTHING: Final = Miss.ABSENT
 EARLY: Final = Miss.EARLY
 
 
@@ -101,13 +105,13 @@ class Entries:
         self._asleep_until = -math.inf
 
     def hit(self, path: str) -> Any:
-        """The value of a key if there is a good one, else `MISS` or `EARLY`. Raises an exception that is stored as a value."""
+        """The value of a key if there is a good one, else a `Miss`. Raises an exception that is stored as a value."""
         if self._asleep_until > 0 and self.is_unreachable():
             return MISS
         try:
             blob = self._get(path)
         except NotFoundError:
-            return MISS
+            return _NOTHING
         except CodecError as error:
             self.distrust(error, path)
             return MISS
@@ -120,7 +124,7 @@ class Entries:
         age = time() - blob[2]
         if not -_DAY < age < self._ttl:
             return MISS
-        cost = cost_of(data)
+        cost = _cost(data, COST)[0]
         if self._early and self._is_early(age, cost):
             return EARLY
         try:

@@ -104,7 +104,9 @@ def _with_one_nan(flat: Any) -> Any:
 
 
 def _write_masked(walk: Walk, array: Any) -> None:
-    walk.parts.append(b"\xc1K")
+    walk.parts.append(b"\xc1K" + packb(array is np.ma.masked))
+    if array is np.ma.masked:
+        return
     _write_array(walk, np.asarray(array.data))
     _write_array(walk, np.ma.getmaskarray(array))
     _write_array(walk, np.asarray(array.fill_value))

@@ -142,7 +142,7 @@ def _place_of(
         bounded = far = _bound(far, prefix, max_bytes, max_items, on_evict)
     near = _with_copies(far, _tiers(local), recheck)
     errors = Chain("msgpack", d.chain.filters)
-    return Place(near, far, prefix, d._spell, d._read, errors, bounded, d.append_only)  # noqa: SLF001
+    return Place(near, far, prefix, d._spell, d._reader, errors, bounded, d.append_only)  # noqa: SLF001
 
 
 def _backend(where: Any, options: dict[str, Any]) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import deque
 from dataclasses import dataclass, field, fields
 
 __all__ = ["Counts", "Stats", "Tier"]
@@ -77,11 +78,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+_MOST = 4096  # hits that are noted before they are added up
+
+
 class Counts:
     """The same while it is being counted. Exact also with threads; a forked child begins at nothing."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, float]
+        self._hits: deque[tuple[int, float]] = deque()
+        self._note = self._hits.append  # a single step, so that a hit needs no lock
         self.renew()
         _counts.add(self)
 
@@ -89,14 +95,25 @@ class Counts:
         """Begin at nothing, with a lock that nobody holds."""
         self._lock = threading.RLock()  # re-entrant for signal handlers
         self._numbers = {item.name: item.default for item in fields(Stats) if item.name != "tiers"}  # type: ignore[misc]
+        self._hits.clear()
 
     def hit(self, size: int, saved: float) -> None:
-        """Count a hit."""
+        """Count a hit: the size of its value in bytes, and the seconds that were saved."""
+        self._note((size, saved))
+        if len(self._hits) > _MOST:
+            self._add_up()
+
+    def _add_up(self) -> None:
         with self._lock:
             numbers = self._numbers
-            numbers["hits"] += 1
-            numbers["bytes_read"] += size
-            numbers["saved"] += saved
+            try:
+                while True:
+                    size, saved = self._hits.popleft()
+                    numbers["hits"] += 1
+                    numbers["bytes_read"] += size
+                    numbers["saved"] += saved
+            except IndexError:
+                pass  # that was the last one
 
     def add(self, name: str, amount: float = 1) -> None:
         """Count something else, by the name of its attribute in `Stats`."""
@@ -106,6 +123,7 @@ class Counts:
     def read(self, evicted: int = 0, tiers: tuple[Tier, ...] = ()) -> Stats:
         """What was counted."""
         with self._lock:
+            self._add_up()
             numbers = dict(self._numbers)
         whole = {name: number if name == "saved" else int(number) for name, number in numbers.items()}
         return Stats(**whole | {"evicted": evicted, "tiers": tiers})  # type: ignore[arg-type]
@@ -113,5 +131,6 @@ class Counts:
     def reset(self) -> None:
         """Begin at nothing."""
         with self._lock:
+            self._hits.clear()
             for name in self._numbers:
                 self._numbers[name] = 0

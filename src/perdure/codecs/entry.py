@@ -29,7 +29,6 @@ __all__ = [
     "START",
     "Entry",
     "Unfinished",
-    "cost_of",
     "holds_value",
     "is_claim",
     "read_entry",
@@ -45,11 +44,12 @@ PLAIN: Final = HEAD + bytes((_VALUE,))
 """How an entry begins that is a value and nothing else."""
 
 _PACKED: Final = Struct("<4sBdff12sI")
+COST: Final = 13
+"""Where the cost is, a little-endian float."""
+
 START: Final = _PACKED.size
 """Where the value begins."""
 
-_COST: Final = Struct("<f")
-_cost = _COST.unpack_from
 _crc = Struct("<I").pack
 _WHOLE: Final = 0x2144DF1C
 _NOBODY: Final = bytes(12)
@@ -103,12 +103,6 @@ def read_entry(data: bytes) -> Entry | None:
     _head, flags, stored, cost, lease, token, renewals = _PACKED.unpack_from(data)
     value = data[START:-4] if flags & _VALUE else None
     return Entry(value, bool(flags & _ERROR), stored, cost, lease, token if flags & _CLAIM else b"", renewals)
-
-
-def cost_of(data: bytes) -> float:
-    """How long the value of an entry took to compute, in seconds."""
-    seconds: float = _cost(data, 13)[0]
-    return seconds
 
 
 def is_claim(data: bytes) -> bool:
