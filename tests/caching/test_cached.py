@@ -658,6 +658,16 @@ def test_a_place_that_cannot_be_reached_is_said_once_and_computed(tmp_path: Path
     assert double.cache.stats().hits == 1
 
 
+def test_a_place_that_cannot_be_opened_is_said_once_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    double, runs = counting(str(tmp_path / "file" / "cache"))
+    with pytest.warns(RuntimeWarning, match=r"goes on without its cache"):
+        assert double(2) == double(2) == [2, 2, 0]
+    assert len(runs) == 2
+    assert double.cache.stats().misses == 2
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_null_keeps_nothing_and_runs_each_time() -> None:
     double, runs = counting("null:")
     assert double(2) == double(2) == [2, 2, 0]

@@ -55,13 +55,15 @@ def test_different_arrays_have_different_digests() -> None:
             np.str_("\0"), np.bytes_(b"a"), np.bytes_(b""), np.bytes_(b"\0"), np.datetime64(1, "s"), np.datetime64(1, "ms"),
             np.datetime64("NaT"), np.timedelta64(1, "s"), np.zeros(1, record)[0], np.ones(1, record)[0], np.longdouble(1),
             np.complex64(1), np.dtype("f8"), np.dtype(">f8"), np.dtype("M8[s]"), record, np.float64,
-            np.array(["a", "b"], np.dtypes.StringDType()),
+            *([np.array(["a", "b"], np.dtypes.StringDType())] if hasattr(np.dtypes, "StringDType") else []),
         ]
     )  # fmt: skip
 
 
 @given(
-    npst.arrays(st.one_of(npst.scalar_dtypes(), npst.nested_dtypes(max_itemsize=100)), npst.array_shapes(min_side=0, max_side=3))
+    npst.arrays(
+        st.one_of(npst.scalar_dtypes(), npst.nested_dtypes(max_itemsize=100)), npst.array_shapes(min_side=0, max_side=3)
+    )
 )
 @settings(max_examples=200, deadline=None)
 def test_strides_copies_and_pickles_do_not_count(array) -> None:
@@ -138,9 +140,9 @@ def test_arrays_have_the_same_digest_in_every_version() -> None:
     values = [
         np.arange(5, dtype="<i8"), np.array([[1.5, np.nan]], "<f8"), np.array(["a", "bc"], "<U2"), np.zeros(2, record),
         np.ma.array(np.array([1, 2], "<i4"), mask=[0, 1]), np.array([1, "a", None], object), np.float32(1.5),
-        np.datetime64("2026-01-02", "s"), np.dtype("<f4"), np.array(["a"], np.dtypes.StringDType()),
+        np.datetime64("2026-01-02", "s"), np.dtype("<f4"),
     ]  # fmt: skip
-    assert d(values) == "?"
+    assert d(values) == "d41f5334b2be5860cdebeedbced62b41"
 
 
 # ------------------------------------------------------------------------------------------------- pandas
@@ -211,7 +213,7 @@ def test_copies_and_pickles_of_tables_are_the_same(make) -> None:
         if make is frames and len(value.columns):
             # Columns that lie in memory one by one, and as one block.
             parts = pd.concat([value.iloc[:, [at]] for at in range(value.shape[1])], axis=1)
-            parts.attrs = dict(value.attrs)
+            parts.attrs, parts.columns = dict(value.attrs), value.columns
             assert d(parts) == d(parts.copy()) == expected
 
 
@@ -254,7 +256,10 @@ def test_tables_have_the_same_digest_in_every_version() -> None:
             "d": pd.to_datetime(["2026-01-01", "2026-01-02"]).as_unit("ns").tz_localize("Europe/Berlin"),
         }
     )
-    assert d([table, table["n"], table.index, pd.Timestamp("2026-01-02"), pd.Timedelta(5, "s"), pd.NaT, pd.NA]) == "?"
+    assert (
+        d([table, table["n"], table.index, pd.Timestamp("2026-01-02"), pd.Timedelta(5, "s"), pd.NaT, pd.NA])
+        == "a48f9255fd6f3506a57da1cf0a663de4"
+    )
 
 
 def test_numpy_is_not_imported_for_what_is_no_array() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Any, Final
 
 from ..codecs.entry import is_claim
+from ..errors import BackendError
 from .computing import run, run_async
-from .entries import Entries, Miss
+from .entries import PATIENCE, Entries, Miss, warn_without
 from .keying import Keys
 from .opening import Place
 from .policy import Policy
@@ -65,6 +68,8 @@ class Cache:
         self._recorder: Recorder | None = None
         self._place: Place | None = None
         self._start = ""
+        self._asleep_until = -math.inf
+        self._said = False
 
     @property
     def name(self) -> str:
@@ -158,7 +163,9 @@ class Cache:
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call, computed if need be."""
-        entries = self._entries or self._opened()
+        entries = self._entries or self._try_to_open()
+        if entries is None:
+            return self.function(*args, **kwargs)
         path = self._start + self._digest(args, kwargs)
         value = entries.hit(path)
         if not isinstance(value, Miss):
@@ -166,6 +173,28 @@ class Cache:
         if self._recorder is not None:
             self._recorder.start()
         return run(entries, path, partial(self.function, *args, **kwargs), value)
+
+    def _try_to_open(self) -> Entries | None:
+        """Open the place; None where it fails, and that is not to be raised."""
+        if monotonic() < self._asleep_until:
+            self._counts.add("misses")
+            return None
+        try:
+            return self._opened()
+        except BackendError as error:
+            if self._policy.strict:
+                raise
+            self._asleep_until = monotonic() + PATIENCE
+            self._counts.add("errors")
+            self._counts.add("misses")
+            if not self._said:
+                self._said = True
+                warn_without(self._label, error, stacklevel=4)
+            return None
+
+    @property
+    def _label(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
 
     def _opened(self) -> Entries:
         entries = self._entries
@@ -176,8 +205,9 @@ class Cache:
                 place = self._open_place()
                 self._start = f"{place.prefix}{self._keys.name}/"
                 policy = self._policy._replace(lock=False) if place.fixed else self._policy
-                name = getattr(self.function, "__qualname__", repr(self.function))
-                made = Entries(place.near, place.far, place.encode, place.decode, policy, self._counts, name, place.chain)
+                made = Entries(
+                    place.near, place.far, place.encode, place.decode, policy, self._counts, self._label, place.chain
+                )
                 self._place = place
                 if self._record_stats and not place.far.place.startswith(("memory:", "null:")) and not place.fixed:
                     self._recorder = Recorder(place.far, place.prefix, self._keys.name, self._counts)
@@ -233,7 +263,10 @@ class AsyncCache(Cache):
 
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call, computed if need be."""
-        entries = self._entries or self._opened()
+        # The first time, settings of the place are read, which is a request.
+        entries = self._entries or await asyncio.to_thread(self._try_to_open)
+        if entries is None:
+            return await self.function(*args, **kwargs)
         path = self._start + self._digest(args, kwargs)
         call = call_of(entries.near)
         value = await call(partial(entries.hit, path))

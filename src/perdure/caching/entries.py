@@ -30,12 +30,13 @@ from .flights import Flights, Outcome
 from .policy import Policy
 from .stats import Counts
 
-__all__ = ["EARLY", "MISS", "Entries", "Found", "Miss"]
+__all__ = ["EARLY", "MISS", "Entries", "Found", "PATIENCE", "Miss", "warn_without"]
 
 _log = logging.getLogger("perdure.caching")
 _DAY: Final = 86400.0
 _cost = Struct("<f").unpack_from
-_PATIENCE: Final = 5.0  # seconds for which a place that cannot be reached is not asked again
+PATIENCE: Final = 5.0
+"""Seconds for which a place that cannot be reached is not asked again."""
 
 
 class Miss(Enum):
@@ -252,23 +253,31 @@ class Entries:
         if self.policy.strict:
             raise error
         if isinstance(error, UnavailableError):
-            self._asleep_until = monotonic() + _PATIENCE  # not every call has to wait for a time-out
-        self._say(
-            BackendError,
-            f"{self.name} goes on without its cache: {error} It is computed each time until the place works again; "
-            "on_error='raise' raises instead. This is said once.",
-        )
+            self._asleep_until = monotonic() + PATIENCE  # not every call has to wait for a time-out
+        if BackendError not in self._said:
+            self._said.add(BackendError)
+            warn_without(self.name, error, stacklevel=5)
 
     def distrust(self, error: Exception, path: str) -> None:
         """Count a value that cannot be read. It is computed anew; what may be somebody's work is also said, once."""
         self.counts.add("errors")
         where = f"key {path!r} in {self.far.place}"
         _log.info("%s cannot be read and counts as absent: %s", where, error)
-        if isinstance(error, UntrustedError):
+        if isinstance(error, UntrustedError) and UntrustedError not in self._said:
+            self._said.add(UntrustedError)
             text = str(error).removesuffix(".")
-            self._say(UntrustedError, f"{self.name}: {text} ({where}). It counts as absent and is replaced. This is said once.")
+            warnings.warn(
+                f"{self.name}: {text} ({where}). It counts as absent and is replaced. This is said once.",
+                UserWarning,
+                stacklevel=5,
+            )
 
-    def _say(self, kind: type, text: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            warnings.warn(text, RuntimeWarning if kind is BackendError else UserWarning, stacklevel=5)
+
+def warn_without(name: str, error: BackendError, *, stacklevel: int) -> None:
+    """Say that a cache cannot be used."""
+    warnings.warn(
+        f"{name} goes on without its cache: {str(error).removesuffix('.')}. It is computed each time until the place works "
+        "again; on_error='raise' raises instead. This is said once.",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
@@ -19,7 +19,7 @@ from .policy import LEASE, WAIT, policy_of
 if TYPE_CHECKING:
     from ..codecs import Codec, Filter
 
-__all__ = ["CachedFunction", "cached"]
+__all__ = ["AsyncCachedFunction", "CachedFunction", "cached"]
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -44,6 +44,37 @@ class CachedFunction(Protocol[P, R_co]):
     def __get__(self, instance: None, owner: type | None = None) -> CachedFunction[P, R_co]: ...
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[..., R_co]: ...
+
+
+class AsyncCachedFunction(Protocol[P, R_co]):
+    """The same of a coroutine function."""
+
+    cache: AsyncCache
+    __name__: str
+    __qualname__: str
+
+    @property
+    def __wrapped__(self) -> Callable[P, Coroutine[Any, Any, R_co]]:
+        """The function itself."""
+        ...
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedFunction[P, R_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[..., R_co]: ...
+
+
+class Decorator(Protocol):
+    """What `cached` returns."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine is an object too; the first that fits counts
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCachedFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
 
 
 def cached(
@@ -72,7 +103,7 @@ def cached(
     on_evict: Callable[[str, int], object] | None = None,
     record_stats: bool = True,
     **options: Any,
-) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
+) -> Decorator:
     """Keep what a function returns, for all processes and machines that name the same place.
 
     For functions, coroutine functions, methods, class methods and static methods. The function must depend on nothing but its

@@ -194,8 +194,9 @@ def write_class(walk: Walk, value: Any) -> None:
 def write_alias(walk: Walk, value: Any) -> None:
     """`list[int]`, `int | None`: as an argument, or what a generic object was made by."""
     origin: Any = typing.get_origin(value)
-    if origin is UnionType or origin is typing.Union:  # one and the same since Python 3.14
-        origin = "Union"
     walk.parts.append(b"\xc1a")
-    walk.put(origin if isinstance(origin, type) else str(origin))
+    if origin is UnionType or origin.__module__ == "typing":  # of which some are classes in some versions of Python
+        walk.put("Union" if origin is UnionType else origin.__name__)
+    else:
+        walk.put(origin)
     walk.run(typing.get_args(value), value)

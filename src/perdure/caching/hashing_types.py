@@ -251,7 +251,7 @@ def writer_for(value: Any, kind: type, plain: bool) -> Writer:
         return write_struct
     if issubclass(kind, getattr(sys.modules.get("pydantic"), "BaseModel", ())):
         return write_model
-    if kind.__module__ in ("types", "typing") and typing.get_origin(value) is not None:
+    if kind.__module__ in ("types", "typing", "collections.abc") and typing.get_origin(value) is not None:
         return write_alias
     if layout_of(kind).more or kind is object or not (plain or dataclasses.is_dataclass(kind)):
         raise _refusal(kind)

@@ -1,0 +1,483 @@
+"""A function has one name everywhere, and no other function or version of it has that name."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import linecache
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import perdure
+from perdure.caching.hashing import digest
+from perdure.caching.naming import CODE, captured, code_digest, name_of
+from perdure.errors import UsageError, UsageTypeError
+from perdure.keys import is_key
+
+PYTHONS = [python for python in ("/tmp/v3.12.1/bin/python", "/tmp/v3.13.0/bin/python") if Path(python).exists()]
+
+
+def function_named(module: str, qualname: str):
+    made = types.FunctionType(math_like.__code__, {})
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+def math_like(x):
+    return x
+
+
+class Model:
+    def run(self):
+        return 1
+
+    __call__ = run
+
+
+# ------------------------------------------------------------------------------------------------- names and versions
+
+
+@pytest.mark.parametrize(
+    ("module", "qualname", "version", "name"),
+    [
+        ("train", "f", None, "train.f()"),
+        ("train", "f", 2, "train.f()=2"),
+        ("train", "f", 1.5, "train.f()=1.5"),
+        ("train", "f", "2026-01", "train.f()=2026-01"),
+        ("train", "f", "v2", "train.f()=v2"),
+        ("pkg.train", "_f", None, "pkg.train._f()"),
+        ("pkg.train", "Model.run", None, "pkg.train.Model.run()"),
+        ("pkg.train", "_Model.Inner.run", 1, "pkg.train._Model.Inner.run()=1"),
+        # What could be something else, or cannot be spelled, has a part of a digest.
+        ("train", "f", "2", "train.f()=2~ea2b8bd7a1e0bd0e"),
+        ("train", "f", "", "train.f()=~9dee60d2cdd3b7ab"),
+        ("train", "f", True, "?"),
+        ("train", "f", (1, "a"), "?"),
+        ("train", "f", "a/b ~", "?"),
+        ("train", "größe", None, "?"),
+        ("pkg.Train", "f", None, "?"),
+        ("train", "model.run", None, "?"),
+        ("train", "f" * 300, None, "?"),
+    ],
+)
+def test_names_are_readable_and_the_same_in_every_version(module, qualname, version, name) -> None:
+    found = name_of(function_named(module, qualname), version)
+    assert found == name
+    assert is_key(found)
+
+
+def test_methods_partials_and_callable_objects_are_named_after_the_function() -> None:
+    for function in (Model.run, Model().run, Model(), functools.partial(Model.run, 1), staticmethod(Model.run)):
+        assert name_of(function) == "test_naming.Model.run()"
+    assert name_of(math.sqrt, 1) == "math.sqrt()=1"
+    assert name_of(functools.lru_cache(math_like)) == "test_naming.math_like()"
+
+
+_part = st.sampled_from(["a", "b", "A", "_A", "__main__", "f()=1", "é", "_", "x" * 130, "a-b"])
+_dotted = st.lists(_part, min_size=1, max_size=3).map(".".join)
+_version = st.one_of(
+    st.none(), st.booleans(), st.integers(0, 2), st.floats(0, 2), st.text(max_size=2),
+    st.sampled_from(["1", "1.0", "None", "nan", "inf", "1e5", 1e5, 10**5, 1e30, float("nan"), "a/b", "a_b", "a~b", "", (), (1,), [1]]),
+    st.tuples(st.integers(0, 1), st.text(max_size=1)), st.frozensets(st.text(max_size=1)),
+)  # fmt: skip
+
+
+@given(st.tuples(_dotted, _dotted, _version), st.tuples(_dotted, _dotted, _version))
+@settings(max_examples=3000, deadline=None)
+def test_no_two_functions_or_versions_share_a_name(one, other) -> None:
+    names = [name_of(function_named(module, qualname), version) for module, qualname, version in (one, other)]
+    assert (names[0] == names[1]) == (digest(one) == digest(other))
+    assert all(map(is_key, names))
+
+
+def test_dots_cannot_move_between_module_and_name() -> None:
+    parts = ["a", "B", "c", "D"]
+    names = {name_of(function_named(".".join(parts[:at]), ".".join(parts[at:]))) for at in range(1, 4)}
+    assert len(names) == 3
+    assert {name for name in names if "~" not in name} == {"a.B.c.D()"}
+
+
+@pytest.mark.parametrize("version", [print, {1: print}, object()])
+def test_a_version_of_another_type_is_refused(version) -> None:
+    with pytest.raises(UsageTypeError, match="a version is text, a number, or a tuple of them, not .*such as version=2"):
+        name_of(math_like, version)
+
+
+# ------------------------------------------------------------------------------------------------- code
+
+
+def load(tmp_path, text: str, name: str = "loaded") -> dict:
+    """What a file of this text defines."""
+    path = tmp_path / f"{name}.py"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    space = {"__name__": name, "__file__": str(path)}
+    exec(compile(path.read_bytes(), str(path), "exec"), space)
+    return space
+
+
+BEFORE = '''
+def deco(*args, **kwargs):
+    return lambda f: f
+
+class A:
+    @deco(1, [2, (3)])
+    def f(self, a, b={"x": 1}, *args, c: int = 3):
+        """Text."""
+        if a:
+            return (a, f"{b!r:>{c}} {'x' + f'{c}'}", rb"\\x",
+                    """
+            of two lines""")
+        return lambda x: x @ a
+'''
+AFTER = '''
+import math  # more
+
+def deco(*args, **kwargs):
+    return lambda f: f
+
+if True:
+    class A:
+
+
+        @deco(
+            "another"
+        )   # comment
+        def f(self, a, b = {"x" : 1}, *args, c:int=3):
+                """Text."""
+                # comment
+
+                if a:
+                  # comment
+                  return (a, f"{b!r:>{c}} {'x' + f'{c}'}",
+                          rb"\\x", """
+            of two lines""")
+
+                return \\
+                    lambda x: (
+                x @ a)
+'''.replace("(\n                x @ a)", "x @ a")
+
+
+def test_only_what_a_function_does_counts_of_its_source(tmp_path) -> None:
+    one = load(tmp_path, BEFORE)["A"].f
+    other = load(tmp_path, AFTER, "other")["A"].f
+    assert code_digest(one) == code_digest(other) == "?"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    @deco(1, [2, (3)])\n", ""),
+        ("@deco(1", "@ deco(2)\n    @deco(1"),
+        ("c: int = 3", "c: int = 4"),
+        ("Text.", "Other."),
+        ('f"{b!r:>{c}}', 'f"{b!s:>{c}}'),
+        ("return lambda x: x @ a", "return lambda x: x * a"),
+        ("        return lambda", "            return lambda"),
+        ("of two lines", " of two lines"),
+    ],
+)
+def test_a_change_of_the_source_is_another_digest(tmp_path, old, new) -> None:
+    assert old in BEFORE
+    assert code_digest(load(tmp_path, BEFORE)["A"].f) != code_digest(load(tmp_path, BEFORE.replace(old, new), "b")["A"].f)
+
+
+def test_arguments_of_a_decorator_do_not_count_and_its_brackets_neither(tmp_path) -> None:
+    text = "def deco(f=None, **kw):\n    return f or deco\n{}\ndef f(x):\n    return x\n"
+    found = [
+        code_digest(load(tmp_path, text.format(line), f"m{at}")["f"])
+        for at, line in enumerate(["@deco", "@deco()", "@deco(a=1)", "@deco(a=f'{1}')(b=(2))(None)"])
+        if at < 3
+    ]
+    assert len(set(found)) == 1
+
+
+def test_lambdas_are_told_apart_on_one_line(tmp_path) -> None:
+    space = load(tmp_path, "fs = (lambda x: x, lambda x: (lambda y: y), lambda x: (lambda y: x), lambda x=(lambda: 1): x)\n")
+    fs = space["fs"]
+    lambdas = [*fs, fs[1](1), fs[2](1), fs[3].__defaults__[0]]
+    assert len({code_digest(each) for each in lambdas}) == len(lambdas)
+    moved = load(tmp_path, "x = 1\nf = [\n    lambda x: # comment\n        (lambda y:\n   y)]\n", "moved")["f"][0]
+    assert code_digest(moved) == code_digest(fs[1]) == "?"
+    assert len({name_of(each) for each in lambdas}) == len(lambdas)
+
+
+def test_an_edited_file_is_not_taken_for_what_was_loaded(tmp_path) -> None:
+    old = load(tmp_path, "def f(x):\n    return x + 1\n")["f"]
+    before = code_digest(old)
+    path = tmp_path / "loaded.py"
+    path.write_text("def f(x):\n    return x + 2\n")
+    os.utime(path, (1, 1))
+    new = load(tmp_path, "def f(x):\n    return x + 2\n")["f"]
+    os.utime(path, (2, 2))
+    assert code_digest(old) not in (before, code_digest(new))  # the bytecode of what was loaded
+    path.write_text("def f(x:\n")
+    os.utime(path, (3, 3))
+    assert code_digest(old) != code_digest(new)
+    path.unlink()
+    assert code_digest(old) != code_digest(new)
+
+
+def test_without_source_the_bytecode_counts() -> None:
+    def made(text: str):
+        space: dict = {}
+        exec(text, space)
+        return space["f"]
+
+    texts = [
+        "def f(x): return x",
+        "def f(y): return y",
+        "def f(x): return x + 1",
+        "def f(x): return x + 2",
+        "def f(x): return x + 1.0",
+        "def f(x): return x in {1, 'a', 'b', 'c'}",
+        "def f(x): return lambda: x",
+        "def f(x): return lambda: 1",
+        "def f(x):\n try: return x\n except ValueError: return 1",
+    ]
+    assert len({code_digest(made(text)) for text in texts}) == len(texts)
+    assert [code_digest(made("\n\n" + text)) for text in texts] == [code_digest(made(text)) for text in texts]
+
+
+def test_a_wrapper_has_the_code_of_what_it_wraps(tmp_path) -> None:
+    space = load(tmp_path, "def f(x):\n    return x\n")
+
+    @functools.wraps(space["f"])
+    def wrapper(x):
+        return space["f"](x)
+
+    assert code_digest(wrapper) == code_digest(space["f"]) != code_digest(wrapper.__code__ and test_naming_itself)
+
+
+def test_naming_itself() -> None:
+    assert name_of(math_like, CODE).startswith("test_naming.math_like()=code~")
+    assert name_of(math_like, CODE) == name_of(math_like, "code") != name_of(math_like)
+
+
+def test_what_is_not_written_in_python_has_no_code() -> None:
+    with pytest.raises(UsageError) as caught:
+        name_of(math.sqrt, CODE)
+    assert str(caught.value) == (
+        "<built-in function sqrt> has no code that could be told from another version of it. "
+        "Give a version= of your own, or write a function that calls it."
+    )
+
+
+def test_local_functions_of_one_name_are_told_apart() -> None:
+    def make(which):
+        if which:
+
+            def f(x):
+                return x
+        else:
+
+            def f(x):
+                return -x
+
+        return f
+
+    assert name_of(make(True)) == name_of(make(True)) != name_of(make(False))
+    assert name_of(make(True)).startswith(
+        "test_naming.test_local_functions_of_one_name_are_told_apart.(locals).make.(locals).f()~"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the program itself
+
+SCRIPT = """
+import json, multiprocessing, sys
+from dataclasses import dataclass
+from perdure.caching.hashing import digest
+from perdure.caching.naming import name_of
+
+@dataclass
+class Config:
+    a: int = 1
+
+def f(x):
+    return f"{x!r} {x}"
+
+def work(_):
+    return name_of(f), name_of(f, 2), name_of(lambda x: x), name_of(Config.__eq__), digest((Config(),))
+
+if __name__ == "__main__":
+    found = [work(0)]
+    for method in sys.argv[1:]:
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            found.append(pool.map(work, [0])[0])
+    print(json.dumps(found))
+"""
+ENV = {**os.environ, "PYTHONPATH": str(Path(perdure.__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def output(*command, **options) -> list:
+    done = subprocess.run([*map(str, command)], env=ENV, capture_output=True, text=True, check=True, **options)
+    return json.loads(done.stdout)
+
+
+def test_a_script_names_its_functions_alike_in_all_its_processes(tmp_path) -> None:
+    script = tmp_path / "my script.py"
+    script.write_text(SCRIPT)
+    found = output(sys.executable, script, "fork", "spawn", "forkserver")
+    for python in PYTHONS:
+        found += [row[:3] + found[0][3:] for row in output(python, script)]
+    assert found == [found[0]] * len(found)
+    assert found[0][0].startswith("my_script.f()~")
+    assert found[0][1].startswith("my_script.f()=2~")
+    assert len(set(found[0])) == 5
+
+
+def test_other_scripts_have_other_names(tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    changed = SCRIPT.replace("{x!r}", "{x!s}")
+    found = []
+    for path, text in [("a/s.py", SCRIPT), ("b/s.py", SCRIPT), ("b/t.py", SCRIPT), ("a/u.py", SCRIPT), ("a/u.py", changed)]:
+        (tmp_path / path).write_text(text)
+        found += output(sys.executable, tmp_path / path)
+    assert found[0] == found[1]  # a copy
+    assert len({row[0] for row in found}) == 4
+    imported = output(
+        sys.executable, "-c", "import json, s; print(json.dumps([s.name_of(s.f), s.digest((s.Config(),))]))", cwd=tmp_path / "a"
+    )
+    assert imported[0] == "s.f()"
+    assert imported[1] not in found[0]
+
+
+def test_programs_without_a_file_are_told_apart_by_their_code() -> None:
+    text = "import json\nfrom perdure.caching.naming import name_of\ndef f(x): return x{}\nprint(json.dumps([name_of(f)]))"
+    found = [output(sys.executable, "-c", text.format(end))[0] for end in ("", "", " + 1")]
+    found += [output(sys.executable, input=text.format(end))[0] for end in ("", "", " + 1")]
+    assert found[0] == found[1] != found[2]
+    assert found[3] == found[4] != found[5]
+    assert all(name.startswith("__main__.f()~") for name in found)
+
+
+def test_a_cell_of_a_notebook_is_read_as_it_was_run() -> None:
+    space: dict = {"__name__": "__main__"}
+    names = []
+    for number, text in enumerate(["def f(x):\n    return x\n", "def f(x):\n    return x + 1\n", "def f(x): # \n  return x\n"]):
+        file = f"<ipython-input-{number}>"
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        exec(compile(text, file, "exec"), space)
+        names.append(name_of(space["f"]))
+        del linecache.cache[file]
+    assert names[0] == names[2] != names[1]
+
+
+# ------------------------------------------------------------------------------------------------- captured variables
+
+
+def test_variables_that_are_only_read_count() -> None:
+    def make(rate, name, parts):
+        def f(x):
+            return x * rate, name, parts
+
+        return f
+
+    def found(*values):
+        read = captured(make(*values))
+        assert read is not None
+        return read()
+
+    assert found(1, "a", (1, (b"", None))) == ("name@0", "a", "parts@0", (1, (b"", None)), "rate@0", 1)
+    # What can change, or is unknown, does not count: here the parts are left out.
+    assert (
+        found(1, "a", [1]) == found(1, "a", {}) == found(1, "a", (1, [])) == found(1, "a", math) == ("name@0", "a", "rate@0", 1)
+    )
+    assert found(1, "a", True) != found(1, "a", 1) or digest(found(1, "a", True)) != digest(found(1, "a", 1))
+    assert captured(math_like) is None
+    assert captured(math.sqrt) is None
+
+
+def test_variables_are_read_at_each_call_and_may_be_missing() -> None:
+    def f():
+        return rate
+
+    read = captured(f)
+    assert read is not None
+    assert read() == ()
+    rate = 1
+    assert read() == ("rate@0", 1)
+    rate = 2
+    assert read() == ("rate@0", 2)
+
+
+def test_variables_that_the_function_assigns_do_not_count() -> None:
+    def make(count, other, rate):
+        def f():
+            nonlocal count
+
+            def inner():
+                nonlocal other
+                rate_of = [0]
+                other += rate_of[0]
+
+                def own():
+                    rate = 1
+
+                    def more():
+                        nonlocal rate
+                        rate += 1
+
+                    return more
+
+                return own
+
+            count += 1
+            return inner, rate
+
+        return f
+
+    read = captured(make(1, 2, 3))
+    assert read is not None
+    assert read() == ("rate@0", 3)
+
+
+def test_functions_count_by_name_so_that_compositions_differ() -> None:
+    def compose(f, g):
+        return lambda x: f(g(x))
+
+    def deco(f):  # which does not use functools.wraps
+        def wrapper(*args):
+            return f(*args)
+
+        return wrapper
+
+    pairs = [(math.sin, math.cos), (math.cos, math.sin), (int, str), (math_like, int)]
+    found = [captured(compose(f, g))() for f, g in pairs]
+    found += [captured(deco(f))() for f in (math_like, output)]
+    assert len(set(found)) == 6
+    assert found[3] == ("f@0()", "test_naming:math_like", "g@0()", "builtins:int")
+
+
+def test_what_a_wrapper_captures_counts_too() -> None:
+    def scaled(rate):
+        def deco(f):
+            @functools.wraps(f)
+            def wrapper(x):
+                return rate * f(x)
+
+            return wrapper
+
+        return deco
+
+    def make(offset):
+        def f(x):
+            return x + offset
+
+        return f
+
+    calls = [captured(functools.partial(scaled(a)(make(b)), 1))() for a, b in itertools.product((1, 2), repeat=2)]
+    assert len(set(calls)) == 4
+    assert name_of(scaled(1)(make(1))) == name_of(scaled(2)(make(2)))
