@@ -67,3 +67,32 @@ def values(d: perdure.PersiDict[int]) -> None:
     new = d.transform_item("hits", transformer=lambda n: perdure.KEEP_CURRENT).new_value
     if new is not perdure.ITEM_NOT_AVAILABLE:
         assert_type(new, int)
+
+
+@perdure.cached("memory:", ttl="1 h")
+def double(x: int, *, times: int = 2) -> list[int]:
+    return [x] * times
+
+
+@perdure.cached("memory:")
+async def fetch(x: int) -> str:
+    return str(x)
+
+
+class Model:
+    @perdure.cached("memory:")
+    def predict(self, x: float) -> float:
+        return x
+
+
+async def caches(d: perdure.PersiDict[int]) -> None:
+    assert_type(double(1, times=3), list[int])
+    double("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    double.cache.invalidate(1)
+    assert_type(double.cache.stats().hits, int)
+    assert_type(double.__wrapped__(1), list[int])
+    assert_type(await fetch(1), str)
+    assert_type(await fetch.cache.contains(1), bool)
+    assert_type(Model().predict(1.0), float)
+    assert_type(perdure.get_or_create(d, "a", lambda: 1), int)
+    assert_type(await perdure.get_or_create_async(d, "a", lambda: 1), int)

@@ -165,6 +165,7 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> 
         frame = spell_failure(entries.errors_chain, error, path)
         yield from _store(entries, path, found, claim, Entry(frame, is_error=True, cost=cost), plain=False)
         return Outcome(error, frame, is_error=True)
+    keep: object = True
     try:
         keep = entries.policy.keep_if is None or entries.policy.keep_if(value)
         frame = entries.encode(value, path)
@@ -246,6 +247,7 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
             finally:
                 flights.exit(mark)
                 flights.leave(path, flight, None if outcome is None or outcome.failed else outcome)
+            assert outcome is not None
             return entries.given(outcome)
         if not anew and (meanwhile := entries.meanwhile(path)) is not None:
             return entries.given(meanwhile)
@@ -302,6 +304,7 @@ async def run_async(
             finally:
                 flights.exit(mark)
                 flights.leave(path, flight, None if outcome is None or outcome.failed else outcome)
+            assert outcome is not None
             return entries.given(outcome)
         if not anew and (meanwhile := await call(partial(entries.meanwhile, path))) is not None:
             return entries.given(meanwhile)

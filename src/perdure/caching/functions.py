@@ -269,8 +269,9 @@ class _Method:
 
 def _mark_as_coroutine_function(method: Any) -> None:
     """Let asyncio and those who build on it see that calls are to be awaited, as the object is no function."""
-    if hasattr(inspect, "markcoroutinefunction"):
-        inspect.markcoroutinefunction(method)
+    mark = getattr(inspect, "markcoroutinefunction", None)
+    if mark is not None:
+        mark(method)
     else:  # Python 3.11
         import asyncio
 

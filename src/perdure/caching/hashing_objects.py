@@ -57,7 +57,9 @@ def spell(kind: type) -> str:
 def main_stem(namespace: Mapping[str, Any] | None = None) -> str:
     """What the program is called: its file without folder and ending, or `"__main__"` where it has none."""
     file = (namespace or vars(sys.modules["__main__"])).get("__file__")
-    return os.path.splitext(os.path.basename(file))[0] if isinstance(file, str) else "__main__"
+    if not isinstance(file, str) or file.startswith("<"):  # such as "<stdin>"
+        return "__main__"
+    return os.path.splitext(os.path.basename(file))[0]
 
 
 def _name(kind: type, local: bool = False) -> bytes:
