@@ -59,7 +59,7 @@ def test_the_library_imports_downwards(path: Path, package: str) -> None:
 def test_a_backend_imports_the_contract_only(path: Path) -> None:
     for name in imports(path, "perdure_backends"):
         if name.split(".")[0] == "perdure":
-            assert name.split(".")[:2] in (["perdure"], ["perdure", "protocol"], ["perdure", "errors"]), (
+            assert name.split(".")[:2] in (["perdure"], *(["perdure", part] for part in ("protocol", "errors", "durations"))), (
                 f"{path} imports {name}"
             )
 

@@ -29,7 +29,7 @@ _known: dict[str, tuple[str, str]] = {
     "sqlite": ("perdure_backends.sqlite:SQLiteBackend", ""),
     "s3": ("perdure_backends.s3:S3Backend", "s3"),
     "redis": ("perdure_backends.redis:RedisBackend", "redis"),
-    "rediss": ("perdure_backends.redis:RedisBackend", "redis"),
+    "rediss": ("perdure_backends.redis:RedisTLSBackend", "redis"),
     "memory": ("perdure_backends.memory:MemoryBackend", ""),
     "null": ("perdure_backends.null:NullBackend", ""),
 }
@@ -113,7 +113,10 @@ def _at_home(path: str) -> str:
 
 def _bare(where: str | os.PathLike[str]) -> str:
     """What may stand in a message: neither the query nor a user's name and password, which may be secrets."""
-    return re.sub("//[^/]*@", "//", os.fspath(where).partition("?")[0])
+    text = os.fspath(where)
+    if text.lower().startswith("redis"):
+        text = re.sub("//.*@", "//", text)  # a password that should have been quoted may hold anything
+    return re.sub("//[^/]*@", "//", text.partition("?")[0])
 
 
 def _factory(scheme: str, text: str) -> Callable[..., Backend]:

