@@ -1,4 +1,4 @@
-"""`python -m benchmarks [file sqlite memory mapping counters startup s3 snapshots] [--quick] [--json FILE] [--write-docs]`."""
+"""`python -m benchmarks [file sqlite memory mapping caching counters startup s3 snapshots] [--quick] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from .harness import QUICK, Effort, as_json, machine
 from .report import write_page
 
-PLACES = ("file", "sqlite", "memory", "mapping", "counters", "startup", "s3", "snapshots")
+PLACES = ("file", "sqlite", "memory", "mapping", "caching", "counters", "startup", "s3", "snapshots")
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 
 

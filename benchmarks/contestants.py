@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dbm
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from .awaited import Loop
+
+MEMOIZE, JOBLIB, DOGPILE = "diskcache, memoize", "joblib.Memory", "dogpile.cache, dbm"
 VALUE = {"theme": "dark", "size": 12, "ratio": 1.5, "recent": ["a.txt", "b.txt"], "saved": True}
 DATA = b"x" * 100
 FLAT = [f"theme{i}" for i in range(100)]
@@ -59,6 +64,32 @@ def sqlitedict(stack: ExitStack, path: str, notes: list[str], sync: str) -> Any 
     mapping.conn.execute(f"PRAGMA synchronous = {sync}")
     notes.append(f"sqlitedict: with journal_mode=WAL, synchronous={sync} (of itself it has OFF) and a commit after each call")
     return mapping
+
+
+def memoized(stack: ExitStack, root: str, function: Callable[[Any], Any], notes: list[str]) -> dict[str, Callable[[Any], Any]]:
+    """A function as others keep its results on this disk, by the names they have in rows; a note for each that is missing."""
+    found: dict[str, Callable[[Any], Any]] = {}
+    if (cache := diskcache(stack, f"{root}/memoized", notes)) is not None:
+        found[MEMOIZE] = cache.memoize()(function)
+    if (joblib := optional("joblib", notes)) is not None:
+        found[JOBLIB] = joblib.Memory(f"{root}/joblib", verbose=0).cache(function)
+    if (dogpile := optional("dogpile.cache", notes)) is not None:
+        region = dogpile.make_region().configure("dogpile.cache.dbm", arguments={"filename": f"{root}/dogpile"})
+        found[DOGPILE] = region.cache_on_arguments()(function)
+        notes.append(f"dogpile: in a file of what Python's dbm is on this machine, {dbm.whichdb(f'{root}/dogpile')}")
+    return found
+
+
+def cashews(stack: ExitStack, loop: Loop, url: str, notes: list[str], **settings: Any) -> Callable[[Any], Any] | None:
+    """A decorator of cashews for coroutine functions, or `None` and a note."""
+    module = optional("cashews", notes)
+    if module is None:
+        return None
+    cache = module.Cache()
+    cache.setup(url, **settings)
+    stack.callback(loop.each, lambda _: cache.close(), [None])
+    decorate: Callable[[Any], Any] = cache(ttl=None)
+    return decorate
 
 
 def optional(name: str, notes: list[str], package: str | None = None) -> Any | None:

@@ -33,7 +33,9 @@ def hardly() -> Any:
 @pytest.fixture
 def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
+        "cashews",
         "diskcache",
+        "dogpile.cache",
         "joblib",
         "key_value.aio.stores.disk",
         "key_value.aio.stores.filetree",
@@ -106,6 +108,51 @@ def test_the_rows_of_snapshots_have_their_goals_and_reach_those_that_are_counted
     notes = [note for row in rows for note in row.notes]
     for package in ("joblib", "torch", "safetensors", "orbax-checkpoint", "pamiq-core"):
         assert f"{package} is not installed: left out. pip install '{package}'" in notes
+
+
+def test_the_rows_of_caches_have_their_goals_and_reach_those_that_are_counted(hardly: Any, without_peers: None) -> None:
+    pytest.importorskip("boto3")
+    from benchmarks import caching
+
+    rows = caching.run(hardly)
+    ours, limited = "perdure.cached", "perdure.cached, max_items=1000"
+    verdicts = {(row.workload, verdict.who, verdict.goal): verdict for row in rows for verdict in row.verdicts}
+    counted = {
+        ("miss, sqlite, where 1000 values are all that there may be", limited, "≤ 1000 values"),
+        ("miss, file, where 1000 values are all that there may be", limited, "≤ 1000 values"),
+        ("32 threads call for a new value that takes 50 ms", ours, "≤ 1 run"),
+        ("requests to S3", "miss", "≤ 3 requests"),
+        ("requests to S3", "miss, lock=False", "≤ 2 requests"),
+        ("requests to S3", "hit", "≤ 1 requests"),
+        ("requests to S3", "invalidate", "≤ 1 requests"),
+        ("requests to S3", "hit, local folder", "≤ 0 requests"),
+        ("requests to S3", "hit, local folder, recheck=0", "≤ 1 requests"),
+    }
+    assert verdicts.keys() == counted | {
+        ("hit, sqlite", ours, "≤ floor + 1 µs"),
+        ("hit, file", ours, "≤ floor + 1 µs"),
+        ("hit, in memory", 'perdure.cached, local="memory:"', "≤ 5 µs"),
+        ("hit, in memory", 'perdure.cached("memory:x")', "≤ 5 µs"),
+    }
+    assert [goal for goal in counted if not verdicts[goal].reached] == []
+    nothing = ("requests to S3", "hit, local folder", "≤ 0 requests")
+    assert [goal for goal in counted if not verdicts[goal].measured] == [nothing]  # all others do reach what counts
+    notes = [note for row in rows for note in row.notes]
+    for package in ("cashews", "diskcache", "dogpile.cache", "joblib"):
+        assert f"{package} is not installed: left out. pip install '{package}'" in notes
+
+
+def test_each_of_the_libraries_that_cache_answers_without_running_the_function(hardly: Any) -> None:
+    for name in ("cashews", "diskcache", "dogpile.cache", "joblib"):
+        pytest.importorskip(name)
+    from benchmarks import caching
+
+    with ExitStack() as stack:
+        root = stack.enter_context(caching.contestants.folder())
+        rows = caching._hits(root, stack, hardly)  # which raises if one of them runs it
+    names = ["diskcache, memoize", "joblib.Memory", "dogpile.cache, dbm", "cashews"]
+    for row in rows:
+        assert [entry.name for entry in row.entries][2:6] == names
 
 
 def test_dicts_on_s3_send_as_few_requests_as_promised() -> None:
