@@ -398,6 +398,39 @@ def test_class_methods_and_static_methods(no_runs: list[Any]) -> None:
     assert len(no_runs) == 5
 
 
+def test_classes_inside_of_functions_are_told_apart_by_their_code() -> None:
+    def make(factor: int) -> Any:
+        class Inner:
+            def __init__(self, offset: int) -> None:
+                self.offset = offset
+
+            def scaled(self, x: int) -> int:
+                return factor * x
+
+            @perdure.cached("memory:inner")
+            def work(self, x: int) -> int:
+                ran.append(x)
+                return self.scaled(x) + self.offset
+
+        return Inner
+
+    ran.clear()
+    assert [make(2)(1).work(5), make(3)(1).work(5), make(2)(1).work(5), make(2)(7).work(5)] == [11, 16, 11, 17]
+    assert ran == [5, 5, 5]
+
+    @dataclass
+    class Point:
+        x: int
+
+    @perdure.cached("memory:")
+    def read(point: Any) -> int:
+        ran.append(point)
+        return int(point.x)
+
+    assert [read(Point(1)), read(Point(1)), read(Point(2))] == [1, 1, 2]
+    assert ran[3:] == [Point(1), Point(2)]
+
+
 def test_a_decorated_function_looks_like_itself() -> None:
     @perdure.cached("memory:")
     def documented(x: int) -> int:

@@ -124,11 +124,11 @@ def test_what_is_more_than_an_array_is_refused() -> None:
     class Mine(np.ndarray):
         pass
 
-    with pytest.raises(UsageTypeError, match="argument 'x' is of type .*Mine, a subclass of numpy.ndarray"):
+    with pytest.raises(UsageTypeError, match=r"argument 'x' is of type .*Mine, a subclass of numpy\.ndarray"):
         d(np.zeros(3).view(Mine))
     with pytest.raises(UsageTypeError, match=r"argument 'x', at \[1\], is of type function"):
         d(np.array([1, print, d], object)[[0, 2]])
-    with pytest.raises(UsageTypeError, match=r"argument 'x' is of type numpy\.\S*Generator, which has no content"):
+    with pytest.raises(UsageTypeError, match=r"argument 'x' is of type numpy\.\S*Generator, and no key"):
         d(np.random.default_rng(1))
     itself = np.array([None], object)
     itself[0] = [itself]
@@ -166,7 +166,8 @@ def frames(pd):
 def columns(pd):
     days = pd.to_datetime(["2026-01-01", "2026-01-02"])
     return [
-        pd.Series([1, 2]), pd.Series([1, 2], name="a"), pd.Series([1.0, 2]), pd.Series([True, False]), pd.Series([1, 2], [1, 2]),
+        pd.Series([1, 2]), pd.Series([1, 2], name="a"), pd.Series([1.0, 2]), pd.Series([True, False]),
+        pd.Series([1, 2], [1, 2]),
         pd.Series([1, 2], dtype="Int64"), pd.Series([1, None], dtype="Int64"), pd.Series([1, 0], dtype="Int64"),
         pd.Series([1, 2], dtype="UInt8"), pd.Series([1, None], dtype="Float64"), pd.Series([True, None], dtype="boolean"),
         pd.Series([False, None], dtype="boolean"), pd.Series(["a", "b"]), pd.Series(["a", "b"], dtype="string"),
@@ -188,7 +189,8 @@ def others(pd):
     day = pd.Timestamp("2026-01-02 03:04:05.000000006")
     return [
         pd.Index([0, 1]), pd.RangeIndex(2), pd.RangeIndex(2, name="a"), pd.RangeIndex(0, 4, 2), pd.Index([0, 1], name="a"),
-        pd.Index(["a"]), pd.Index([1.0]), pd.MultiIndex.from_tuples([(1, "a")]), pd.MultiIndex.from_tuples([(1, "a")], names=[1, 2]),
+        pd.Index(["a"]), pd.Index([1.0]), pd.MultiIndex.from_tuples([(1, "a")]),
+        pd.MultiIndex.from_tuples([(1, "a")], names=[1, 2]),
         pd.DatetimeIndex(["2026-01-01"]), pd.date_range("2026-01-01", periods=1, freq="h"), pd.CategoricalIndex(["a"]), day,
         day.tz_localize("UTC"), day.tz_localize("Europe/Berlin"), day + pd.Timedelta(1), day.to_pydatetime(warn=False), pd.NaT,
         pd.NA, None, np.nan, pd.Timedelta(1), pd.Timedelta(1, "s"), pd.Period("2026", "Y"), pd.Period("2026-01", "M"),
@@ -280,10 +282,10 @@ def test_tensors_count_by_type_shape_and_values() -> None:
     torch = pytest.importorskip("torch")
     ones = torch.ones(2, 3)
     all_differ(
-        [ones, ones.T, ones.double(), ones.bfloat16(), ones.half(), torch.zeros(2, 3), torch.ones(6), torch.ones(()), torch.ones(0),
-         torch.tensor([1j]), torch.tensor([True]), torch.tensor([1]), ones.numpy()]
+        [ones, ones.T, ones.double(), ones.bfloat16(), ones.half(), torch.zeros(2, 3), torch.ones(6), torch.ones(()),
+         torch.ones(0), torch.tensor([1j]), torch.tensor([True]), torch.tensor([1]), ones.numpy()]
     )  # fmt: skip
     assert d(ones) == d(ones.T.contiguous().T) == d(torch.nn.Parameter(ones)) == d(torch.ones(2, 6)[:, ::2])
-    assert d(torch.tensor([1j]).conj()) == d(torch.tensor([-1j])) != d(torch.tensor([1j]))
+    assert d(torch.tensor([1j]).conj()) == d(torch.tensor([complex(0, -1)])) != d(torch.tensor([1j]))
     with pytest.raises(UsageTypeError, match="argument 'x' is a sparse, quantized or meta tensor"):
         d(ones.to_sparse())

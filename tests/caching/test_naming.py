@@ -12,6 +12,8 @@ import subprocess
 import sys
 import textwrap
 import types
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,11 @@ class Model:
     __call__ = run
 
 
+class Special(Model):
+    def run(self):
+        return super().run()
+
+
 # ------------------------------------------------------------------------------------------------- names and versions
 
 
@@ -59,15 +66,15 @@ class Model:
         ("pkg.train", "Model.run", None, "pkg.train.Model.run()"),
         ("pkg.train", "_Model.Inner.run", 1, "pkg.train._Model.Inner.run()=1"),
         # What could be something else, or cannot be spelled, has a part of a digest.
-        ("train", "f", "2", "train.f()=2~ea2b8bd7a1e0bd0e"),
-        ("train", "f", "", "train.f()=~9dee60d2cdd3b7ab"),
-        ("train", "f", True, "?"),
-        ("train", "f", (1, "a"), "?"),
-        ("train", "f", "a/b ~", "?"),
-        ("train", "größe", None, "?"),
-        ("pkg.Train", "f", None, "?"),
-        ("train", "model.run", None, "?"),
-        ("train", "f" * 300, None, "?"),
+        ("train", "f", "2", "train.f()=2~c17639f5456fb2c7"),
+        ("train", "f", "", "train.f()=~d8c700ee120e68d0"),
+        ("train", "f", True, "train.f()=True~1d21fa41e46da3d7"),
+        ("train", "f", (1, "a"), "train.f()=1-a~816cb1ac874171d0"),
+        ("train", "f", "a/b ~", "train.f()=a_b__~d94012abb0bd146e"),
+        ("train", "größe", None, "train.gr__e()~eed9a56b67a267bf"),
+        ("pkg.Train", "f", None, "pkg.Train.f()~59ffff4283562bc9"),
+        ("train", "model.run", None, "train.model.run()~464715aa2b0589a7"),
+        ("train", "f" * 300, None, f"train.{'f' * 230}~8881977e1fb0556b"),
     ],
 )
 def test_names_are_readable_and_the_same_in_every_version(module, qualname, version, name) -> None:
@@ -87,7 +94,8 @@ _part = st.sampled_from(["a", "b", "A", "_A", "__main__", "f()=1", "é", "_", "x
 _dotted = st.lists(_part, min_size=1, max_size=3).map(".".join)
 _version = st.one_of(
     st.none(), st.booleans(), st.integers(0, 2), st.floats(0, 2), st.text(max_size=2),
-    st.sampled_from(["1", "1.0", "None", "nan", "inf", "1e5", 1e5, 10**5, 1e30, float("nan"), "a/b", "a_b", "a~b", "", (), (1,), [1]]),
+    st.sampled_from(["1", "1.0", "None", "nan", "inf", "1e5", 1e5, 10**5, 1e30, float("nan"), "a/b", "a_b", "a~b", ""]),
+    st.sampled_from([(), (1,), [1], ((1,),)]),
     st.tuples(st.integers(0, 1), st.text(max_size=1)), st.frozensets(st.text(max_size=1)),
 )  # fmt: skip
 
@@ -109,7 +117,7 @@ def test_dots_cannot_move_between_module_and_name() -> None:
 
 @pytest.mark.parametrize("version", [print, {1: print}, object()])
 def test_a_version_of_another_type_is_refused(version) -> None:
-    with pytest.raises(UsageTypeError, match="a version is text, a number, or a tuple of them, not .*such as version=2"):
+    with pytest.raises(UsageTypeError, match=r"a version is text, a number, or a tuple of them, not .*\. Such as version=2"):
         name_of(math_like, version)
 
 
@@ -171,7 +179,43 @@ if True:
 def test_only_what_a_function_does_counts_of_its_source(tmp_path) -> None:
     one = load(tmp_path, BEFORE)["A"].f
     other = load(tmp_path, AFTER, "other")["A"].f
-    assert code_digest(one) == code_digest(other) == "?"
+    assert code_digest(one) == code_digest(other) == "3e3ee67a7e14c1e4af90c3c87581ec38"
+
+
+def test_odd_ends_of_lines_and_futures_do_not_hide_the_source(tmp_path) -> None:
+    text = """
+        from __future__ import annotations
+        # \x0c \u2028 \x1c
+        a = "\x0c\u2028"; b = "\x85"
+        def made(k):
+            def f(x: K):
+                # a comment{}
+                return x * k, "\u2028"
+
+            return f
+    """
+    one = load(tmp_path, text.format(""))["made"](1)
+    other = load(tmp_path, text.format("\n\n\n                # more"), "other")["made"](2)
+    assert code_digest(one) == code_digest(other)
+
+
+def test_a_warning_of_the_compiler_neither_shows_nor_counts(tmp_path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        space = load(tmp_path, "def f(x):\n    return x == '\\d'\n")
+        other = load(tmp_path, "def f(x):  # the same\n    return x == '\\d'\n", "other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert code_digest(space["f"]) == code_digest(other["f"])
+
+
+def test_threads_name_functions_at_the_same_time(tmp_path) -> None:
+    functions = [load(tmp_path, f"def f(x):\n    return x + {n}\n", f"m{n}")["f"] for n in range(8)]
+    expected = [code_digest(function) for function in functions]
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(code_digest, functions * 10)) == expected * 10
+    assert warnings.filters == filters
 
 
 @pytest.mark.parametrize(
@@ -196,8 +240,7 @@ def test_arguments_of_a_decorator_do_not_count_and_its_brackets_neither(tmp_path
     text = "def deco(f=None, **kw):\n    return f or deco\n{}\ndef f(x):\n    return x\n"
     found = [
         code_digest(load(tmp_path, text.format(line), f"m{at}")["f"])
-        for at, line in enumerate(["@deco", "@deco()", "@deco(a=1)", "@deco(a=f'{1}')(b=(2))(None)"])
-        if at < 3
+        for at, line in enumerate(["@deco", "@deco()", "@deco(a=1)", "@deco(a=f'{1}', b=(2, [3]), c={4: (5)})"])
     ]
     assert len(set(found)) == 1
 
@@ -208,7 +251,7 @@ def test_lambdas_are_told_apart_on_one_line(tmp_path) -> None:
     lambdas = [*fs, fs[1](1), fs[2](1), fs[3].__defaults__[0]]
     assert len({code_digest(each) for each in lambdas}) == len(lambdas)
     moved = load(tmp_path, "x = 1\nf = [\n    lambda x: # comment\n        (lambda y:\n   y)]\n", "moved")["f"][0]
-    assert code_digest(moved) == code_digest(fs[1]) == "?"
+    assert code_digest(moved) == code_digest(fs[1]) == "3a69349a6435f1d6c66e34b8cb7354f3"
     assert len({name_of(each) for each in lambdas}) == len(lambdas)
 
 
@@ -256,10 +299,10 @@ def test_a_wrapper_has_the_code_of_what_it_wraps(tmp_path) -> None:
     def wrapper(x):
         return space["f"](x)
 
-    assert code_digest(wrapper) == code_digest(space["f"]) != code_digest(wrapper.__code__ and test_naming_itself)
+    assert code_digest(wrapper) == code_digest(space["f"]) != code_digest(math_like)
 
 
-def test_naming_itself() -> None:
+def test_the_code_can_be_the_version() -> None:
     assert name_of(math_like, CODE).startswith("test_naming.math_like()=code~")
     assert name_of(math_like, CODE) == name_of(math_like, "code") != name_of(math_like)
 
@@ -398,6 +441,7 @@ def test_variables_that_are_only_read_count() -> None:
     assert found(1, "a", True) != found(1, "a", 1) or digest(found(1, "a", True)) != digest(found(1, "a", 1))
     assert captured(math_like) is None
     assert captured(math.sqrt) is None
+    assert captured(Special.run) is None
 
 
 def test_variables_are_read_at_each_call_and_may_be_missing() -> None:

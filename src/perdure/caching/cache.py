@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import threading
@@ -13,16 +12,15 @@ from typing import Any, Final
 
 from ..codecs.entry import is_claim
 from ..errors import BackendError
-from .computing import run, run_async
 from .entries import PATIENCE, Entries, Miss, warn_without
 from .keying import Keys
 from .opening import Place
 from .policy import Policy
 from .recording import Recorder
+from .running import run
 from .stats import Counts, Stats, Tier
-from .threads import call_of
 
-__all__ = ["AsyncCache", "BoundCache", "Cache"]
+__all__ = ["BoundCache", "Cache"]
 
 _PAGE: Final = 1000  # keys removed in one call
 _opening = threading.RLock()
@@ -79,7 +77,7 @@ class Cache:
     @property
     def place(self) -> str:
         """Where the values are, as a URL without secrets."""
-        return self._opened().far.place
+        return self.opened().far.place
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The key of a call's value in its place, such as `"module.function()/0123456789abcdef0123456789abcdef"`.
@@ -88,7 +86,7 @@ class Cache:
             UsageTypeError: An argument cannot be told from others in all processes; the message says which, and what to do.
             TypeError: The function cannot be called so.
         """
-        self._opened()
+        self.opened()
         return self._start + self._digest(args, kwargs)
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,12 +94,12 @@ class Cache:
 
         Cost: one read. Raises as `key`, and `BackendError`.
         """
-        value = self._opened().peek(self.key(*args, **kwargs))
+        value = self.opened().peek(self.key(*args, **kwargs))
         return None if isinstance(value, Miss) else value
 
     def contains(self, *args: Any, **kwargs: Any) -> bool:
         """Tell whether there is a good value. Cost: one read. Raises as `peek`."""
-        return not isinstance(self._opened().peek(self.key(*args, **kwargs)), Miss)
+        return not isinstance(self.opened().peek(self.key(*args, **kwargs)), Miss)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> None:
         """Forget the value of a call. Who is computing it just now, anywhere, gets its result and does not store it.
@@ -109,21 +107,21 @@ class Cache:
         With nearer places (`local`), other processes may answer their copy for up to `recheck`. Cost: one delete. Raises as
         `key`, and `BackendError`.
         """
-        self._opened().near.delete(self.key(*args, **kwargs))
+        self.opened().near.delete(self.key(*args, **kwargs))
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the value of a call anew, store and return it. Others are answered what there was until then.
 
         Where somebody is computing it already, this waits for that one and computes then. Cost: as a miss. Raises as a call.
         """
-        return run(self._opened(), self.key(*args, **kwargs), partial(self.function, *args, **kwargs), anew=True)
+        return run(self.opened(), self.key(*args, **kwargs), partial(self.function, *args, **kwargs), anew=True)
 
     def clear(self) -> int:
         """Forget all values of this function, in this version, and return how many there were.
 
         Cost: a listing, and a delete for each value or for a thousand, as the place can. Raises `BackendError`.
         """
-        entries = self._opened()
+        entries = self.opened()
         return _remove(entries, list(entries.far.keys(self._start)))
 
     def prune(self) -> int:
@@ -131,7 +129,7 @@ class Cache:
 
         Cost: a listing, and deletes as `clear`. Raises `BackendError`.
         """
-        entries = self._opened()
+        entries = self.opened()
         now = time()
         last = now - self._policy.ttl - self._policy.stale
         old = {key: modified for key, modified in entries.far.times(self._start) if modified < last}
@@ -163,7 +161,7 @@ class Cache:
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call, computed if need be."""
-        entries = self._entries or self._try_to_open()
+        entries = self._entries or self.try_to_open()
         if entries is None:
             return self.function(*args, **kwargs)
         path = self._start + self._digest(args, kwargs)
@@ -174,13 +172,13 @@ class Cache:
             self._recorder.start()
         return run(entries, path, partial(self.function, *args, **kwargs), value)
 
-    def _try_to_open(self) -> Entries | None:
+    def try_to_open(self) -> Entries | None:
         """Open the place; None where it fails, and that is not to be raised."""
         if monotonic() < self._asleep_until:
             self._counts.add("misses")
             return None
         try:
-            return self._opened()
+            return self.opened()
         except BackendError as error:
             if self._policy.strict:
                 raise
@@ -196,7 +194,7 @@ class Cache:
     def _label(self) -> str:
         return getattr(self.function, "__qualname__", repr(self.function))
 
-    def _opened(self) -> Entries:
+    def opened(self) -> Entries:
         entries = self._entries
         if entries is not None:
             return entries
@@ -227,54 +225,6 @@ def _remove(entries: Entries, keys: list[str]) -> int:
     for start in range(0, len(keys), _PAGE):
         entries.near.delete_many(keys[start : start + _PAGE])
     return len(keys)
-
-
-class AsyncCache(Cache):
-    """The same for a coroutine function: what may take as long as a request is awaited."""
-
-    async def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await call_of(self._opened().near)(partial(function, *args, **kwargs))
-
-    async def peek(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Cache.peek`."""
-        return await self._call(super().peek, *args, **kwargs)
-
-    async def contains(self, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
-        """As `Cache.contains`."""
-        return bool(await self._call(super().contains, *args, **kwargs))
-
-    async def invalidate(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """As `Cache.invalidate`."""
-        await self._call(super().invalidate, *args, **kwargs)
-
-    async def clear(self) -> int:  # type: ignore[override]
-        """As `Cache.clear`."""
-        return int(await self._call(super().clear))
-
-    async def prune(self) -> int:  # type: ignore[override]
-        """As `Cache.prune`."""
-        return int(await self._call(super().prune))
-
-    async def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Cache.refresh`."""
-        entries = self._opened()
-        factory = partial(self.function, *args, **kwargs)
-        return await run_async(entries, self.key(*args, **kwargs), factory, call_of(entries.near), anew=True)
-
-    async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The value of a call, computed if need be."""
-        # The first time, settings of the place are read, which is a request.
-        entries = self._entries or await asyncio.to_thread(self._try_to_open)
-        if entries is None:
-            return await self.function(*args, **kwargs)
-        path = self._start + self._digest(args, kwargs)
-        call = call_of(entries.near)
-        value = await call(partial(entries.hit, path))
-        if not isinstance(value, Miss):
-            return value
-        if self._recorder is not None:
-            self._recorder.start()
-        return await run_async(entries, path, partial(self.function, *args, **kwargs), call, value)
 
 
 class BoundCache:

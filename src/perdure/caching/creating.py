@@ -12,9 +12,9 @@ from ..durations import Duration
 from ..errors import UsageTypeError
 from ..keys import join_key
 from ..mapping.core import Core, Key
-from .computing import run, run_async
 from .entries import Entries, Miss
 from .policy import LEASE, WAIT, policy_of
+from .running import run
 from .stats import Counts
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ async def get_or_create_async(
 
     A task that is cancelled while it computes withdraws its claim first, and the next who waits computes.
     """
-    from .threads import call_of
+    from .awaiting import call_of, run_async
 
     whole: Any = getattr(d, "sync", d)
     entries = _entries(whole, ttl, stale_ok, early, errors, errors_ttl, keep_if, lock, lease, wait, on_error)
@@ -132,8 +132,7 @@ async def _awaited(factory: Callable[[], Any]) -> Any:
 def _entries(d: Any, *options: Any) -> Entries:
     """How a dict is asked in this way, as prepared before."""
     if not isinstance(d, Core):
-        hint = 'Such as get_or_create(perdure.open("sqlite:///app.db"), "key", compute).'
-        raise UsageTypeError(f"get_or_create works on what perdure.open returns, not on {d!r:.60}", hint=hint)
+        raise UsageTypeError(f"get_or_create works on what perdure.open returns, not on {d!r:.60}", hint="Open a place first.")
     prepared: dict[Any, Entries] = d.__dict__.setdefault("_creating", {})
     try:
         entries = prepared.get(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
@@ -59,7 +58,8 @@ class Flight:
         for wake in waiting:
             wake()
 
-    def _enlist(self, wake: Callable[[], object]) -> bool:
+    def enlist(self, wake: Callable[[], object]) -> bool:
+        """Have something called when it lands; False where it has landed already."""
         with self._lock:
             if not self.landed:
                 self._waiting.append(wake)
@@ -68,30 +68,8 @@ class Flight:
     def wait(self, patience: float) -> bool:
         """Wait until it has landed; False where that takes longer than `patience` seconds."""
         bell = threading.Event()
-        if self._enlist(bell.set):
+        if self.enlist(bell.set):
             bell.wait(min(patience, threading.TIMEOUT_MAX))
-        return self.landed
-
-    async def wait_async(self, patience: float) -> bool:
-        """The same for a task."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def ring() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(ring)
-            except RuntimeError:
-                pass  # that loop was closed, and nobody waits in it any more
-
-        if self._enlist(wake):
-            try:
-                await asyncio.wait_for(future, None if patience == float("inf") else patience)
-            except TimeoutError:
-                return self.landed
         return self.landed
 
 
@@ -117,11 +95,11 @@ class Flights:
             return flight, True
 
     def leave(self, path: str, flight: Flight, outcome: Outcome | None) -> None:
-        """End a flight: the next who asks begins a new one."""
+        """End a flight: the next who asks begins a new one, and at once where this one failed."""
         with self._lock:
             if self._flights.get(path) is flight:
                 del self._flights[path]
-        flight.land(outcome)
+        flight.land(None if outcome is None or outcome.failed else outcome)
 
     def is_mine(self, path: str) -> bool:
         """Tell whether the caller is, further up, computing this very key: it would wait for itself."""

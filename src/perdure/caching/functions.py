@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from ..durations import Duration
 from ..errors import UsageTypeError
 from ..sizes import Size
-from .cache import AsyncCache, BoundCache, Cache
+from .cache import BoundCache, Cache
 from .keying import keys_of
 from .opening import Local, Where, prepare_place
 from .policy import LEASE, WAIT, policy_of
 
 if TYPE_CHECKING:
     from ..codecs import Codec, Filter
+    from .awaiting import AsyncCache
 
 __all__ = ["AsyncCachedFunction", "CachedFunction", "cached"]
 
@@ -196,11 +197,19 @@ def cached(
         _refuse_what_cannot_be_cached(function)
         is_async = inspect.iscoroutinefunction(_innermost(function))
         keys = keys_of(function, key, ignored, version)
-        cache = (AsyncCache if is_async else Cache)(function, open_place, policy, keys, record_stats=record_stats)
+        cache = _cache_class(is_async)(function, open_place, policy, keys, record_stats=record_stats)
         wrapper = _wrapper(function, cache, is_async)
         return _Method(wrapper, cache) if _is_in_class(function) else wrapper
 
     return decorate
+
+
+def _cache_class(is_async: bool) -> type[Cache]:
+    if not is_async:
+        return Cache
+    from .awaiting import AsyncCache  # and with it asyncio, which takes longer to import than all the rest
+
+    return AsyncCache
 
 
 def _innermost(function: Any) -> Any:

@@ -23,7 +23,7 @@ from ormsgpack import packb
 
 from ..errors import UsageTypeError
 from .hashing_objects import Refused
-from .hashing_types import SCALARS, writer_for, writers
+from .hashing_types import SCALARS, sized, writer_for, writers
 
 __all__ = ["Walk", "digest"]
 
@@ -57,7 +57,7 @@ def digest(values: tuple[Any, ...], names: tuple[str, ...] = (), instance: str |
             objects), or itself, or nests more than 150 levels deep. The message has the path to it.
 
     Cost: a microsecond if all are scalars; otherwise about one for each container or object, 30 ns for each scalar in lists of
-    scalars, and a nanosecond for each byte of arrays. Keeps nothing, and is safe in all threads.
+    scalars, and 10 µs for each array with a nanosecond for each of its bytes. Keeps nothing, and is safe in all threads.
     """
     kinds = {*map(type, values)}
     if kinds <= SCALARS:
@@ -104,9 +104,12 @@ def _packed(values: Sequence[Any]) -> bytes | None:
 
 
 def _odd_scalar(value: Any) -> bytes:
+    """An integer beyond 64 bits, text that is not Unicode, and what has four billion bytes or more."""
     if type(value) is int:
-        return b"\xc1i" + packb(value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-    return b"\xc1s" + packb(value.encode("utf-8", "surrogatepass"))
+        return sized(b"i", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    if type(value) is str:
+        return sized(b"s", value.encode("utf-8", "surrogatepass"))
+    return sized(b"#", value)
 
 
 class Walk:

@@ -7,9 +7,9 @@ import enum
 import os
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
-from types import MemberDescriptorType, UnionType
+from types import FunctionType, MemberDescriptorType, UnionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ormsgpack import packb
@@ -26,6 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 _UNSET: Final = object()
+_CONSTANTS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_CIRCUMSTANCES: Final = frozenset({"__module__", "__qualname__", "__doc__", "__firstlineno__"})  # of which the last moves
 
 
 class Refused(Exception):
@@ -62,15 +64,36 @@ def main_stem(namespace: Mapping[str, Any] | None = None) -> str:
     return os.path.splitext(os.path.basename(file))[0]
 
 
-def _name(kind: type, local: bool = False) -> bytes:
+def _name(kind: type) -> bytes:
     """Module and qualified name; of a program's own classes the name of the program, as every program is a `__main__`."""
     module, name = kind.__module__, kind.__qualname__
-    if "<locals>" in name and not local:
-        advice = "Define the class at the top level of a module, give it a method __perdure_key__(), {leave}."
-        raise Refused(f"has to do with {spell(kind)}, a class inside of a function, which may make others of that name", advice)
     if module in ("__main__", "__mp_main__"):  # the second in processes that multiprocessing spawned
         module = f"__main__:{main_stem()}"
+    if "<locals>" in name:
+        return packb((module, name, _definition(kind)))
     return packb((module, name))
+
+
+@lru_cache(1024)
+def _definition(kind: type) -> str:
+    """What tells apart the classes of one name that a function makes: the code in them, what it captures, and constants."""
+    from .hashing import digest
+    from .naming import captured, code_digest
+
+    told: list[object] = []
+    for base in kind.__mro__:
+        if "<locals>" not in base.__qualname__:
+            continue
+        for name, member in sorted(vars(base).items()):
+            if isinstance(member, property):
+                member = member.fget
+            member = getattr(member, "__wrapped__", getattr(member, "__func__", member))
+            if isinstance(member, FunctionType) and member.__code__.co_filename != "<string>":  # not one that dataclass made
+                read = captured(member)
+                told += (name, code_digest(member), read() if read else ())
+            elif type(member) in _CONSTANTS and name not in _CIRCUMSTANCES:
+                told += (name, member)
+    return digest(tuple(told))
 
 
 class _Layout(NamedTuple):
@@ -87,8 +110,7 @@ class _Layout(NamedTuple):
     derived: frozenset[str]
 
 
-@lru_cache(1024)
-def layout_of(kind: type[Any]) -> _Layout:
+def _layout_of(kind: type) -> _Layout:
     slots: dict[str, Any] = {}
     names: dict[str, Any] = {}
     for base in kind.__mro__:
@@ -104,6 +126,9 @@ def layout_of(kind: type[Any]) -> _Layout:
         known += pointer
     derived = frozenset(name for name, member in names.items() if isinstance(member, cached_property))
     return _Layout(kind.__basicsize__ > known or kind.__itemsize__ != 0, slots, derived)
+
+
+layout_of: Final[Callable[[type], _Layout]] = lru_cache(1024)(_layout_of)
 
 
 def _attributes(value: Any, kind: type) -> dict[str, Any]:
@@ -148,7 +173,7 @@ def write_model(walk: Walk, value: Any) -> None:
 
 
 def write_own_key(walk: Walk, value: Any) -> None:
-    walk.parts.append(b"\xc1x" + _name(type(value), local=True))
+    walk.parts.append(b"\xc1x" + _name(type(value)))
     walk.part(value.__perdure_key__(), ".__perdure_key__()", value)
 
 

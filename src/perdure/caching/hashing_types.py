@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     Writer: TypeAlias = Callable[[Walk, Any], object]
 
-__all__ = ["SCALARS", "writer_for", "writers"]
+__all__ = ["SCALARS", "sized", "writer_for", "writers"]
 
 SCALARS: Final = frozenset({NoneType, bool, int, float, str, bytes})
 _SORTED: Final = ({str}, {int}, {bytes})  # sets of these are sorted as they are, which is quicker
@@ -56,9 +56,14 @@ def _refusal(kind: type) -> Refused:
         advice = f"Pass a plain {spell(base)}, give the class a method __perdure_key__(), {{leave}}."
         return Refused(f"is of type {spell(kind)}, a subclass of {spell(base)} that may hold more than that", advice)
     if kind is object or layout_of(kind).more:
-        return Refused(f"is of type {spell(kind)}, which has no content that a key could be made of")
+        return Refused(f"is of type {spell(kind)}, and no key can be made of it")
     advice = "Make the class a dataclass, give it a method __perdure_key__(), {leave}."
     return Refused(f"is of type {spell(kind)}, and it is unknown what of it counts", advice)
+
+
+def sized(letter: bytes, data: bytes | bytearray) -> bytes:
+    """Bytes with their length in front, which may be more than MessagePack can say."""
+    return b"\xc1" + letter + packb(len(data)) + data
 
 
 # ------------------------------------------------------------------------------------------------------------ containers
@@ -185,7 +190,7 @@ writers: Final[dict[type, Writer]] = {
     frozenset: _write_set(b"Y"),
     slice: _write_slice,
     range: _write_range,
-    bytearray: lambda walk, v: walk.parts.append(b"\xc1b" + packb(bytes(v))),
+    bytearray: lambda walk, v: walk.parts.append(sized(b"b", v)),
     memoryview: _write_memoryview,
     complex: _write_complex,
     EllipsisType: lambda walk, _: walk.parts.append(b"\xc1."),
@@ -200,13 +205,15 @@ writers: Final[dict[type, Writer]] = {
 }
 """By exact type. What is not here is looked for by `writer_for`."""
 
-# Of modules that many programs never load: module, name, writer.
-_elsewhere: Final[tuple[tuple[str, str, Writer], ...]] = (
-    ("fractions", "Fraction", _write_fraction),
-    ("zoneinfo", "ZoneInfo", _write_zone),
-    *(("pathlib", name, partial(_write_path, b"P")) for name in ("PurePosixPath", "PosixPath")),
-    *(("pathlib", name, partial(_write_path, b"W")) for name in ("PureWindowsPath", "WindowsPath")),
-)
+# Of modules that many programs never load: by name, the module and the writer.
+_elsewhere: Final[dict[str, tuple[str, Writer]]] = {
+    "Fraction": ("fractions", _write_fraction),
+    "ZoneInfo": ("zoneinfo", _write_zone),
+    "PurePosixPath": ("pathlib", partial(_write_path, b"P")),
+    "PosixPath": ("pathlib", partial(_write_path, b"P")),
+    "PureWindowsPath": ("pathlib", partial(_write_path, b"W")),
+    "WindowsPath": ("pathlib", partial(_write_path, b"W")),
+}
 _own_key = "__perdure_key__"
 
 
@@ -220,15 +227,15 @@ def _exactly(kind: type) -> Writer | None:
         from . import hashing_arrays
 
         write = hashing_arrays.writer_of(kind, root)
-    else:
-        found = (write for module, name, write in _elsewhere if getattr(sys.modules.get(module), name, None) is kind)
-        write = next(found, None)
+    elif kind.__name__ in _elsewhere:
+        module, found = _elsewhere[kind.__name__]
+        write = found if getattr(sys.modules.get(module), kind.__name__, None) is kind else None
     if write is not None:
         writers[kind] = write
     return write
 
 
-def writer_for(value: Any, kind: type, plain: bool) -> Writer:
+def writer_for(value: Any, kind: type[Any], plain: bool) -> Writer:
     """Find what writes a value whose type is not in the table; with `plain`, any object that is nothing but attributes.
 
     Raises:
@@ -253,6 +260,6 @@ def writer_for(value: Any, kind: type, plain: bool) -> Writer:
         return write_model
     if kind.__module__ in ("types", "typing", "collections.abc") and typing.get_origin(value) is not None:
         return write_alias
-    if layout_of(kind).more or kind is object or not (plain or dataclasses.is_dataclass(kind)):
+    if kind is object or layout_of(kind).more or not (plain or dataclasses.is_dataclass(kind)):
         raise _refusal(kind)
     return write_dataclass if dataclasses.is_dataclass(kind) else write_object

@@ -55,7 +55,7 @@ def _by_arguments(
     bind, names, instance = binding.bind, binding.names, binding.instance
     if more is None:
         return lambda args, kwargs: digest(bind(args, kwargs), names, instance)
-    return lambda args, kwargs: digest((*bind(args, kwargs), more()), names, instance)
+    return lambda args, kwargs: digest(bind(args, kwargs) + more(), names, instance)
 
 
 def _by_result(
@@ -64,4 +64,4 @@ def _by_result(
     names = ("the result of key=",)
     if more is None:
         return lambda args, kwargs: digest((key(*args, **kwargs),), names)
-    return lambda args, kwargs: digest((key(*args, **kwargs), more()), names)
+    return lambda args, kwargs: digest((key(*args, **kwargs), *more()), names)

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from typing import Final, NamedTuple
 
 from .. import pulse
@@ -31,6 +32,7 @@ _EVERY: Final = 60.0
 _DAYS: Final = 30  # what is older goes
 _ATTEMPTS: Final = 5
 _LARGEST: Final = 1 << 20
+_AT_ONCE: Final = 100
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
@@ -152,22 +154,34 @@ class Recorder:
         self._backend.delete_many([key for key in self._backend.keys(self._prefix) if key < first])
 
 
-def read_hours(backend: Backend, prefix: str = "") -> Iterator[Hour]:
+def read_hours(backend: Backend, prefix: str = "", since: date | None = None) -> Iterator[Hour]:
     """What was counted in a place, in no particular order. Records that cannot be read are left out, and logged.
+
+    Args:
+        backend: The place.
+        prefix: What all keys of its caches begin with.
+        since: The first day that is wanted, in UTC; None for all.
 
     Raises:
         BackendError: The place failed.
     """
     start = f"{prefix}{_PREFIX}"
-    for key in list(backend.keys(start)):
-        function, _, day = key[len(start) :].rpartition("/")
-        try:
-            began = datetime.fromisoformat(day).replace(tzinfo=UTC)
-            hours = _read(backend.get(key).data)
-            for hour, counts in hours.items():
+    first = "" if since is None else since.isoformat()
+    for page in _pages(key for key in backend.keys(start) if key.rpartition("/")[2] >= first):
+        for key, blob in backend.get_many(page).items():
+            function, _, day = key[len(start) :].rpartition("/")
+            try:
+                began = datetime.fromisoformat(day).replace(tzinfo=UTC)
+            except ValueError as error:
+                _log.info("%s in %s is no record of statistics: %s", key, backend.place, error)
+                continue
+            for hour, counts in _read(blob.data).items():
                 yield Hour(function, began + timedelta(hours=int(hour)), counts)
-        except (NotFoundError, ValueError) as error:
-            _log.info("%s in %s is no record of statistics: %s", key, backend.place, error)
+
+
+def _pages(keys: Iterator[str]) -> Iterator[list[str]]:
+    while page := list(islice(keys, _AT_ONCE)):
+        yield page
 
 
 def _read(data: bytes) -> dict[str, dict[str, float]]:
@@ -177,8 +191,13 @@ def _read(data: bytes) -> dict[str, dict[str, float]]:
         if record["version"] != 1:
             return {}
         return {
-            str(int(hour)): {name: counts[name] for name in KEPT if isinstance(counts.get(name), (int, float))}
+            str(int(hour)): {name: counts[name] for name in KEPT if _is_amount(counts.get(name))}
             for hour, counts in record["hours"].items()
+            if 0 <= int(hour) < 24
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _is_amount(number: object) -> bool:
+    return isinstance(number, (int, float)) and 0 <= number < 1e18  # what adds up to more was not counted by anybody

@@ -31,6 +31,7 @@ _commands = {
     "import": "importing",
     "info": "about",
     "doctor": "doctor",
+    "cache": "cache",
     "snapshots": "snapshots",
     "restore": "restoring",
     "prune": "pruning",

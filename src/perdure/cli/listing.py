@@ -23,7 +23,7 @@ Mark: TypeAlias = tuple[str, str]
 """A word about a snapshot, and the style it has on a terminal."""
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """A column, and its rank: where there is no room for all, those of low rank stay."""
 
     heading: str
@@ -59,28 +59,29 @@ def print_table(
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     now = datetime.now(UTC)
     columns = [
-        _Column("#", [str(s.sequence) for s in snapshots], 0),
-        _Column("saved", [local_time(s.saved.timestamp()) for s in snapshots], 5, left=True),
-        _Column("age", [_age((now - s.saved).total_seconds()) for s in snapshots], 3),
-        _Column("size", [size(s.size) for s in snapshots], 1),
+        Column("#", [str(s.sequence) for s in snapshots], 0),
+        Column("saved", [local_time(s.saved.timestamp()) for s in snapshots], 5, left=True),
+        Column("age", [brief_age((now - s.saved).total_seconds()) for s in snapshots], 3),
+        Column("size", [size(s.size) for s in snapshots], 1),
     ]
     if new is not None:
-        columns.append(_Column("new", [size(new[s.name]) for s in snapshots], 4))
+        columns.append(Column("new", [size(new[s.name]) for s in snapshots], 4))
     columns += _metadata(snapshots, metrics, exact=width is None)
-    columns.append(_Column("name", [one_line(s.name) for s in snapshots], 0, left=True))
+    columns.append(Column("name", [one_line(s.name) for s in snapshots], 0, left=True))
     if width is not None:
-        columns = _fitting(columns, width - (2 + min(_MARK, max(len(word) for word, _ in marks.values())) if marks else 0))
+        columns = fitting(columns, width - (2 + min(_MARK, max(len(word) for word, _ in marks.values())) if marks else 0))
     widths = [column.width() for column in columns]
     if not marks:
         widths[-1] = 0  # nothing follows
-    heading = _row([column.heading for column in columns], columns, widths)
+    heading = spell_row([column.heading for column in columns], columns, widths)
     styled(out, (heading.rstrip(), "bold"))
     for number, snapshot in enumerate(snapshots):
-        row = _row([column.cells[number] for column in columns], columns, widths)
+        row = spell_row([column.cells[number] for column in columns], columns, widths)
         styled(out, row, *(("  ", marks[snapshot.name]) if marks else ()))
 
 
-def _row(cells: Sequence[str], columns: Sequence[_Column], widths: Sequence[int]) -> str:
+def spell_row(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    """One line of a table."""
     from rich.cells import cell_len
 
     padded = []
@@ -90,7 +91,7 @@ def _row(cells: Sequence[str], columns: Sequence[_Column], widths: Sequence[int]
     return "  ".join(padded)
 
 
-def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
+def fitting(columns: Sequence[Column], width: int) -> list[Column]:
     room = width + 2
     taken = set()
     for number, column in sorted(enumerate(columns), key=lambda pair: (pair[1].rank, pair[0])):
@@ -101,7 +102,7 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
     return [column for number, column in enumerate(columns) if number in taken]
 
 
-def _metadata(snapshots: Sequence[Snapshot], metrics: Sequence[str], *, exact: bool) -> list[_Column]:
+def _metadata(snapshots: Sequence[Snapshot], metrics: Sequence[str], *, exact: bool) -> list[Column]:
     """A column for each metadata that is no list or dict; `step` first, then those that were asked for."""
     names = dict.fromkeys(name for snapshot in snapshots for name in snapshot.metadata)
     columns = []
@@ -111,7 +112,7 @@ def _metadata(snapshots: Sequence[Snapshot], metrics: Sequence[str], *, exact: b
         if any(cells):
             rank = 2 if name == "step" or name in metrics else 6
             left = any(isinstance(value, str) for value in values)
-            columns.append(_Column(one_line(name), cells, rank, left))
+            columns.append(Column(one_line(name), cells, rank, left))
     return columns
 
 
@@ -126,7 +127,7 @@ def _cell(value: object, *, exact: bool) -> str:
     return text if exact or len(text) <= _TEXT else f"{text[: _TEXT - 3]}..."
 
 
-def _age(seconds: float) -> str:
+def brief_age(seconds: float) -> str:
     if seconds < 0:
         return "ahead"  # of our clock
     if seconds < 60:

@@ -27,7 +27,7 @@ _words = (
     (r"such as codec, are arguments of perdure\.open", "such as --codec, are options of the command"),
     (r"Import the module", "Use --raw, or read it in Python: import the module"),
     (
-        r"\bperdure (?=(?:ls|get|set|rm|cp|info|doctor|demo|import|snapshots|restore|prune|diff)\b)",
+        r"\bperdure (?=(?:ls|get|set|rm|cp|info|doctor|demo|import|snapshots|restore|prune|diff|cache)\b)",
         lambda found: f"{program()} ",
     ),
 )

@@ -1,17 +1,16 @@
 """How a value comes about: look, claim, compute, store; or wait for somebody else who does. One step after the other, whoever
-takes them: a thread (`run`) or a task (`run_async`).
+takes them: a thread (`running`) or a task (`awaiting`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from enum import Enum
 from functools import partial
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from ..codecs.entry import Entry, write_entry
@@ -29,7 +28,7 @@ from .entries import Entries, Found, Miss
 from .failures import spell_failure
 from .flights import Outcome
 
-__all__ = ["run", "run_async"]
+__all__ = ["Computed", "Step", "Steps", "steps"]
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ class _Unusable(Exception):
     """The place failed before anything was computed."""
 
 
-class _Computed(NamedTuple):
+class Computed(NamedTuple):
     """What the function did. A generator can neither be thrown a StopIteration nor raise one, so errors are handed around."""
 
     value: Any
@@ -71,7 +70,7 @@ def _call(entries: Entries, function: Callable[[], T]) -> Steps[T]:
         raise _Unusable from error
 
 
-def _steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
+def steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
     """From a key to what came out."""
     if not entries.is_unreachable():
         try:
@@ -79,7 +78,7 @@ def _steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome
         except _Unusable:
             pass
     entries.counts.add("misses")
-    computed: _Computed = yield Step.COMPUTE, None
+    computed: Computed = yield Step.COMPUTE, None
     return computed.outcome()
 
 
@@ -155,7 +154,7 @@ def _claim(entries: Entries, path: str, found: Found, keep: bool) -> Steps[Claim
 def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> Steps[Outcome]:
     entries.counts.add("misses")
     began = perf_counter()
-    computed: _Computed = yield Step.COMPUTE, None
+    computed: Computed = yield Step.COMPUTE, None
     cost = perf_counter() - began
     value, error = computed
     if error is not None:
@@ -219,155 +218,3 @@ def _take_back(entries: Entries, path: str, found: Found, claim: Claim | None) -
     kept = claim.kept
     data = None if kept is None else write_entry(kept._replace(stored=found.stored))
     yield Step.CALL, partial(claim.give_up, entries.near, data)
-
-
-# ------------------------------------------------------------------------------------------------------------ who takes them
-
-
-def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Miss.MISS, *, anew: bool = False) -> Any:
-    """Find or compute the value of a key in this thread.
-
-    Args:
-        entries: The cache.
-        path: The key.
-        factory: Computes the value.
-        miss: What was found.
-        anew: Compute it, whatever is there.
-    """
-    flights = entries.flights
-    if flights.is_mine(path):
-        return factory()  # it calls itself: to wait for itself would be for ever
-    while True:
-        flight, leads = flights.join(path)
-        if leads:
-            outcome: Outcome | None = None
-            mark = flights.enter(path)
-            try:
-                outcome = _take(_steps(entries, path, miss, anew), factory)
-            finally:
-                flights.exit(mark)
-                flights.leave(path, flight, None if outcome is None or outcome.failed else outcome)
-            assert outcome is not None
-            return entries.given(outcome)
-        if not anew and (meanwhile := entries.meanwhile(path)) is not None:
-            return entries.given(meanwhile)
-        entries.counts.add("waits")
-        if not flight.wait(entries.policy.wait):
-            return factory()
-        if not anew and flight.outcome is not None:
-            return _own(entries, flight.outcome, path)
-
-
-def _take(steps: Steps[Outcome], factory: Callable[[], Any]) -> Outcome:
-    try:
-        step, what = next(steps)
-        while True:
-            try:
-                if step is Step.CALL:
-                    result = what()
-                elif step is Step.COMPUTE:
-                    try:
-                        result = _Computed(factory())
-                    except BaseException as error:
-                        result = _Computed(None, error)
-                else:
-                    sleep(what)
-                    result = None
-            except BaseException as error:
-                step, what = steps.throw(error)
-            else:
-                step, what = steps.send(result)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
-async def run_async(
-    entries: Entries,
-    path: str,
-    factory: Callable[[], Awaitable[Any]],
-    call: Callable[[Callable[[], Any]], Awaitable[Any]],
-    miss: Miss = Miss.MISS,
-    *,
-    anew: bool = False,
-) -> Any:
-    """The same in a task. `call` makes a call that may take as long as a request without holding up the event loop."""
-    flights = entries.flights
-    if flights.is_mine(path):
-        return await factory()
-    while True:
-        flight, leads = flights.join(path)
-        if leads:
-            outcome: Outcome | None = None
-            mark = flights.enter(path)
-            try:
-                outcome = await _take_async(_steps(entries, path, miss, anew), factory, call)
-            finally:
-                flights.exit(mark)
-                flights.leave(path, flight, None if outcome is None or outcome.failed else outcome)
-            assert outcome is not None
-            return entries.given(outcome)
-        if not anew and (meanwhile := await call(partial(entries.meanwhile, path))) is not None:
-            return entries.given(meanwhile)
-        entries.counts.add("waits")
-        if not await flight.wait_async(entries.policy.wait):
-            return await factory()
-        if not anew and flight.outcome is not None:
-            return _own(entries, flight.outcome, path)
-
-
-async def _take_async(
-    steps: Steps[Outcome], factory: Callable[[], Awaitable[Any]], call: Callable[[Callable[[], Any]], Awaitable[Any]]
-) -> Outcome:
-    cancelled: asyncio.CancelledError | None = None
-    try:
-        step, what = next(steps)
-        while True:
-            try:
-                if step is Step.CALL:
-                    # A request that was sent cannot be taken back, and its answer says what is ours: cancellation waits.
-                    result, struck = await _finish(call(what))
-                    cancelled = cancelled or struck
-                elif step is Step.COMPUTE:
-                    try:
-                        if cancelled is not None:
-                            raise cancelled
-                        result = _Computed(await factory())
-                    except BaseException as error:
-                        result = _Computed(None, error)
-                elif cancelled is not None:
-                    raise cancelled
-                else:
-                    await asyncio.sleep(what)
-                    result = None
-            except BaseException as error:
-                step, what = steps.throw(error)
-            else:
-                step, what = steps.send(result)
-    except StopIteration as done:
-        if cancelled is not None:
-            raise cancelled from None
-        return done.value  # type: ignore[no-any-return]
-
-
-async def _finish(work: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Await to the end, also when cancelled; and tell whether that happened."""
-    task = asyncio.ensure_future(work)
-    cancelled = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-        except BaseException:
-            break  # the task's own, which its result raises
-    return task.result(), cancelled
-
-
-def _own(entries: Entries, outcome: Outcome, path: str) -> Any:
-    """What somebody else's computation has given, as an object of our own."""
-    entries.counts.hit(len(outcome.data or b""), 0.0)
-    if outcome.data is None or outcome.is_error:
-        return entries.given(outcome)
-    return entries.decode(outcome.data, path)

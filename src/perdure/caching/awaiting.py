@@ -1,0 +1,185 @@
+"""Computing in a task, without holding up its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
+from typing import Any, TypeVar
+
+from ..aio.threads import Threads
+from ..protocol import Backend
+from .cache import Cache
+from .entries import Entries, Miss
+from .flights import Flight, Outcome
+from .running import own
+from .steps import Computed, Step, Steps, steps
+
+__all__ = ["AsyncCache", "call_of", "run_async"]
+
+T = TypeVar("T")
+_threads = Threads(32, "the caches of this process")
+
+
+async def _at_once(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def call_of(backend: Backend) -> Callable[[Callable[[], Any]], Awaitable[Any]]:
+    """What makes calls to a place: in threads, unless the place answers at once."""
+    return _at_once if backend.place.startswith(("memory:", "null:")) else _threads.run
+
+
+async def run_async(
+    entries: Entries,
+    path: str,
+    factory: Callable[[], Awaitable[Any]],
+    call: Callable[[Callable[[], Any]], Awaitable[Any]],
+    miss: Miss = Miss.MISS,
+    *,
+    anew: bool = False,
+) -> Any:
+    """As `running.run`; `call` makes a call that may take as long as a request."""
+    flights = entries.flights
+    if flights.is_mine(path):
+        return await factory()
+    while True:
+        flight, leads = flights.join(path)
+        if leads:
+            outcome: Outcome | None = None
+            mark = flights.enter(path)
+            try:
+                outcome = await _take(steps(entries, path, miss, anew), factory, call)
+            finally:
+                flights.exit(mark)
+                flights.leave(path, flight, outcome)
+            return entries.given(outcome)
+        if not anew and (meanwhile := await call(partial(entries.meanwhile, path))) is not None:
+            return entries.given(meanwhile)
+        entries.counts.add("waits")
+        if not await _landed(flight, entries.policy.wait):
+            entries.counts.add("misses")
+            return await factory()
+        if not anew and flight.outcome is not None:
+            return own(entries, flight.outcome, path)
+
+
+async def _landed(flight: Flight, patience: float) -> bool:
+    """Wait until somebody has computed; False where that takes longer than `patience` seconds."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def ring() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(ring)
+        except RuntimeError:
+            pass  # that loop was closed, and nobody waits in it any more
+
+    if flight.enlist(wake):
+        try:
+            await asyncio.wait_for(future, None if patience == inf else patience)
+        except TimeoutError:
+            pass
+    return flight.landed
+
+
+async def _take(
+    todo: Steps[Outcome], factory: Callable[[], Awaitable[Any]], call: Callable[[Callable[[], Any]], Awaitable[Any]]
+) -> Outcome:
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        step, what = next(todo)
+        while True:
+            try:
+                if step is Step.CALL:
+                    # A request that was sent cannot be taken back, and its answer says what is ours: cancellation waits.
+                    task = asyncio.ensure_future(call(what))
+                    cancelled = await _finish(task) or cancelled
+                    result = task.result()
+                elif step is Step.COMPUTE:
+                    result = await _compute(factory, cancelled)
+                elif cancelled is not None:
+                    raise cancelled
+                else:
+                    result = await asyncio.sleep(what)  # type: ignore[func-returns-value]
+            except BaseException as error:
+                step, what = todo.throw(error)
+            else:
+                step, what = todo.send(result)
+    except StopIteration as done:
+        if cancelled is not None:
+            raise cancelled from None
+        return done.value  # type: ignore[no-any-return]
+
+
+async def _compute(factory: Callable[[], Awaitable[Any]], cancelled: asyncio.CancelledError | None) -> Computed:
+    if cancelled is not None:
+        return Computed(None, cancelled)
+    try:
+        return Computed(await factory())
+    except BaseException as error:
+        return Computed(None, error)
+
+
+async def _finish(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until a task has ended, however it did; return the cancellation of the one who waits, if there was one."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
+class AsyncCache(Cache):
+    """The same for a coroutine function: what may take as long as a request is awaited."""
+
+    async def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await call_of(self.opened().near)(partial(function, *args, **kwargs))
+
+    async def peek(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Cache.peek`."""
+        return await self._call(super().peek, *args, **kwargs)
+
+    async def contains(self, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
+        """As `Cache.contains`."""
+        return bool(await self._call(super().contains, *args, **kwargs))
+
+    async def invalidate(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As `Cache.invalidate`."""
+        await self._call(super().invalidate, *args, **kwargs)
+
+    async def clear(self) -> int:  # type: ignore[override]
+        """As `Cache.clear`."""
+        return int(await self._call(super().clear))
+
+    async def prune(self) -> int:  # type: ignore[override]
+        """As `Cache.prune`."""
+        return int(await self._call(super().prune))
+
+    async def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Cache.refresh`."""
+        entries = self.opened()
+        factory = partial(self.function, *args, **kwargs)
+        return await run_async(entries, self.key(*args, **kwargs), factory, call_of(entries.near), anew=True)
+
+    async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call, computed if need be."""
+        # The first time, settings of the place are read, which is a request.
+        entries = self._entries or await asyncio.to_thread(self.try_to_open)
+        if entries is None:
+            return await self.function(*args, **kwargs)
+        path = self._start + self._digest(args, kwargs)
+        call = call_of(entries.near)
+        value = await call(partial(entries.hit, path))
+        if not isinstance(value, Miss):
+            return value
+        if self._recorder is not None:
+            self._recorder.start()
+        return await run_async(entries, path, partial(self.function, *args, **kwargs), call, value)
