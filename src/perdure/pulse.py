@@ -115,7 +115,7 @@ class _Pulse:
         self.beats: dict[int, Beat] = {}
         self.numbers = count()
         self._lead = threading.Lock()  # only ever taken by the threads themselves
-        self._wake: SimpleQueue[None] = SimpleQueue()  # can be put to at any moment, in a signal handler, too
+        self._wake: SimpleQueue[float] = SimpleQueue()  # can be put to at any moment, in a signal handler, too
         self._sleeping_until = inf
         self._seats = [None] * _THREADS  # one for each thread that may still be started
         self._busy: set[int] = set()  # the threads that make a call
@@ -128,7 +128,7 @@ class _Pulse:
 
     def _wake_for(self, beat: Beat) -> None:
         if beat.due < self._sleeping_until:
-            self._wake.put(None)
+            self._wake.put(beat.due)
 
     def _anybody_free(self) -> bool:
         return _THREADS - len(self._seats) > len(self._busy)
@@ -166,17 +166,22 @@ class _Pulse:
             self._busy.discard(threading.get_ident())
 
     def _await_due(self) -> Beat:
+        # When to look again for the sake of a beat that may be stopped by now. Beats that last for a moment only, one after the
+        # other, would each wake this thread if it slept on until for ever in between.
+        alarm = inf
         while True:
             self._sleeping_until = inf  # whatever comes in from here on wakes this thread
             beat = min(self.beats.copy().values(), key=_due, default=None)  # a copy is made in a single step
-            due = self._sleeping_until = inf if beat is None else beat.due
-            left = due - monotonic()
-            if beat is not None and left <= 0:
+            now = monotonic()
+            due = inf if beat is None else beat.due
+            if beat is not None and due <= now:
                 beat.due = inf
                 return beat
+            alarm = alarm if alarm > now else inf
+            self._sleeping_until = until = min(due, alarm)
             del beat  # or it would live for as long as this sleeps
             try:
-                self._wake.get(timeout=min(left, _LONGEST))
+                alarm = min(alarm, self._wake.get(timeout=min(until - now, _LONGEST)))
             except Empty:
                 pass
 
