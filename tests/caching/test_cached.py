@@ -16,7 +16,7 @@ import pytest
 import perdure
 from perdure.caching import entries as entries_module
 from perdure.codecs.entry import HEAD, Entry, write_entry
-from perdure.errors import BackendError, CodecError, UsageError, UsageTypeError
+from perdure.errors import BackendError, CodecError, UnavailableError, UsageError, UsageTypeError
 
 
 class Clock:
@@ -767,6 +767,67 @@ def test_nearer_places_answer_without_a_request(tmp_path: Path) -> None:
     tiers = double.cache.stats().tiers
     assert [tier.hits for tier in tiers] == [2, 0]
     assert "near" in tiers[1].place
+
+
+def test_copies_at_hand_are_answered_while_the_place_is_away() -> None:
+    away: list[bool] = []
+
+    class Remote(type(perdure.open_backend("memory:"))):  # type: ignore[misc]
+        def get(self, key: str, **more: Any) -> Any:
+            if away:
+                raise UnavailableError("the cable is out")
+            return super().get(key, **more)
+
+    double, runs = counting(Remote(), local="memory:")
+    double(1)
+    away.append(True)
+    with pytest.warns(RuntimeWarning, match="goes on without its cache"):
+        for x in (2, 3):
+            assert double(x) == [x, x, 0]
+    assert double(1) == [1, 1, 0]
+    assert runs == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_failure_of_the_place_counts_once(tmp_path: Path) -> None:
+    backend = perdure.open_backend(tmp_path / "cache")
+    double, _ = counting(backend)
+    double(1)
+    backend.close()
+    with pytest.warns(RuntimeWarning, match="closed") as caught:
+        double(1)
+    assert caught[0].filename == __file__
+    assert double.cache.stats().errors == 1
+
+
+def test_relative_places_are_those_of_when_the_function_was_decorated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    double, _ = counting("far", local=["near"])
+    monkeypatch.chdir(tmp_path / "two")
+    double(1)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["far", "near"]
+
+
+def test_a_planted_claim_holds_nobody_up_for_long(url: str) -> None:
+    double, _ = counting(url, lease=0.1, filters=perdure.Signed(b"k" * 32))
+    double(0)
+    planted = write_entry(Entry(None, lease=1e9, token=b"x" * 12))
+    perdure.open_backend(url).put(double.cache.key(1), planted)
+    began = time.monotonic()
+    assert double(1) == [1, 1, 0]
+    assert time.monotonic() - began < 60
+
+
+def test_a_cached_function_goes_to_other_processes_as_a_whole(shared_url: str) -> None:
+    cloudpickle = pytest.importorskip("joblib.externals.cloudpickle")
+    double, runs = counting(shared_url)
+    double(1)
+    copy = pickle.loads(cloudpickle.dumps(double))
+    assert copy(1) == [1, 1, 0]
+    assert copy.cache.stats().hits == 1
+    assert copy.cache.key(1) == double.cache.key(1)
+    assert len(runs) == 1
 
 
 def test_the_time_that_was_saved_is_told(url: str) -> None:

@@ -176,6 +176,9 @@ class AsyncCache(Cache):
         if entries is None:
             return await self.function(*args, **kwargs)
         path = self._start + self._digest(args, kwargs)
+        value = entries.hit_at_hand(path) if self._is_memory_nearest else Miss.MISS
+        if not isinstance(value, Miss):
+            return value
         call = call_of(entries.near)
         value = await call(partial(entries.hit, path))
         if not isinstance(value, Miss):
@@ -183,3 +186,8 @@ class AsyncCache(Cache):
         if self._recorder is not None:
             self._recorder.start()
         return await run_async(entries, path, partial(self.function, *args, **kwargs), call, value)
+
+    @property
+    def _is_memory_nearest(self) -> bool:
+        """Whether the nearest copies are in memory, so that to look for one takes no time worth mentioning."""
+        return self._nearest.startswith("memory:")

@@ -59,15 +59,28 @@ class Cache:
         self._open_place = open_place
         self._policy = policy
         self._keys = keys
-        self._digest = keys.digest
         self._record_stats = record_stats
+        self._begin()
+
+    def _begin(self) -> None:
+        self._digest = self._keys.digest
         self._counts = Counts()
         self._entries: Entries | None = None
         self._recorder: Recorder | None = None
         self._place: Place | None = None
         self._start = ""
+        self._nearest = ""
         self._asleep_until = -math.inf
         self._said = False
+
+    # A function of a notebook goes to other processes as a whole, with its cache. What is open and what was counted stays here.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("function", "_open_place", "_policy", "_keys", "_record_stats")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     @property
     def name(self) -> str:
@@ -187,7 +200,7 @@ class Cache:
             self._counts.add("misses")
             if not self._said:
                 self._said = True
-                warn_without(self._label, error, stacklevel=4)
+                warn_without(self._label, error)
             return None
 
     @property
@@ -207,6 +220,8 @@ class Cache:
                     place.near, place.far, place.encode, place.decode, policy, self._counts, self._label, place.chain
                 )
                 self._place = place
+                near: Any = place.near
+                self._nearest = "" if near is place.far else near.local.place
                 if self._record_stats and not place.far.place.startswith(("memory:", "null:")) and not place.fixed:
                     self._recorder = Recorder(place.far, place.prefix, self._keys.name, self._counts)
                 self._entries = made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import warnings
 from collections.abc import Callable
 from enum import Enum
@@ -45,10 +46,12 @@ class Miss(Enum):
     ABSENT = "there is nothing"
     MISS = "there is no good value"
     EARLY = "there is one, and it is our turn to compute it anew"
+    FAILED = "the place failed"
 
 
 MISS: Final = Miss.MISS
 _NOTHING: Final = Miss.ABSENT
+_FAILED: Final = Miss.FAILED
 EARLY: Final = Miss.EARLY
 
 
@@ -99,7 +102,8 @@ class Entries:
         self.errors_chain = errors_chain
         self.flights = Flights()
         self._get = near.get
-        self._forget: Callable[[str], object] = getattr(near, "forget", lambda _: None)
+        self._forget: Callable[[str], object] = getattr(near, "forget", _nothing)
+        self._at_hand: Callable[[str], Blob | None] = getattr(near, "at_hand", _nothing)
         self._ttl = policy.ttl
         self._early = policy.early
         self._said: set[type] = set()
@@ -108,7 +112,8 @@ class Entries:
     def hit(self, path: str) -> Any:
         """The value of a key if there is a good one, else a `Miss`. Raises an exception that is stored as a value."""
         if self._asleep_until > 0 and self.is_unreachable():
-            return MISS
+            value = self.hit_at_hand(path)
+            return _FAILED if value is MISS else value
         try:
             blob = self._get(path)
         except NotFoundError:
@@ -118,7 +123,15 @@ class Entries:
             return MISS
         except BackendError as error:
             self.complain(error)
-            return MISS
+            return _FAILED
+        return self._judge(blob, path)
+
+    def hit_at_hand(self, path: str) -> Any:
+        """The same where a nearer place has a copy that may be answered without a request; else `MISS`."""
+        blob = self._at_hand(path)
+        return MISS if blob is None else self._judge(blob, path)
+
+    def _judge(self, blob: Blob, path: str) -> Any:
         data = blob[0]
         if not data.startswith(PLAIN):
             return self._hit_other(blob, path)
@@ -256,7 +269,7 @@ class Entries:
             self._asleep_until = monotonic() + PATIENCE  # not every call has to wait for a time-out
         if BackendError not in self._said:
             self._said.add(BackendError)
-            warn_without(self.name, error, stacklevel=5)
+            warn_without(self.name, error)
 
     def distrust(self, error: Exception, path: str) -> None:
         """Count a value that cannot be read. It is computed anew; what may be somebody's work is also said, once."""
@@ -265,19 +278,27 @@ class Entries:
         _log.info("%s cannot be read and counts as absent: %s", where, error)
         if isinstance(error, UntrustedError) and UntrustedError not in self._said:
             self._said.add(UntrustedError)
-            text = str(error).removesuffix(".")
-            warnings.warn(
-                f"{self.name}: {text} ({where}). It counts as absent and is replaced. This is said once.",
-                UserWarning,
-                stacklevel=5,
-            )
+            text = f"{self.name}: {error.problem} ({where}). It counts as absent and is replaced. This is said once."
+            warnings.warn(text, UserWarning, stacklevel=_of_the_caller())
 
 
-def warn_without(name: str, error: BackendError, *, stacklevel: int) -> None:
+def warn_without(name: str, error: BackendError) -> None:
     """Say that a cache cannot be used."""
     warnings.warn(
         f"{name} goes on without its cache: {str(error).removesuffix('.')}. It is computed each time until the place works "
         "again; on_error='raise' raises instead. This is said once.",
         RuntimeWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=_of_the_caller(),
     )
+
+
+def _of_the_caller() -> int:
+    """How many levels above who asks the first frame is that is not ours."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("perdure."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _nothing(path: str) -> None:
+    """For a place without copies."""

@@ -13,7 +13,7 @@ from ..errors import UsageTypeError
 from ..sizes import Size
 from .cache import BoundCache, Cache
 from .keying import keys_of
-from .opening import Local, Where, prepare_place
+from .opening import Local, Opening, Where
 from .policy import LEASE, WAIT, policy_of
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def cached(
         wait=wait,
         on_error=on_error,
     )
-    open_place = prepare_place(
+    open_place = Opening(
         where,
         codec=codec,
         filters=filters,

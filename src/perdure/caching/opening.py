@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..codecs import Codec, Filter
     from ..wrappers.bounded import Bounded
 
-__all__ = ["Local", "Place", "Where", "is_entry", "prepare_place"]
+__all__ = ["Local", "Opening", "Place", "Where", "is_entry"]
 
 Where: TypeAlias = "str | os.PathLike[str] | Backend | Core[Any]"
 Local: TypeAlias = "str | os.PathLike[str] | Backend"
@@ -67,80 +67,75 @@ class Place:
 _shared: weakref.WeakValueDictionary[Any, Place] = weakref.WeakValueDictionary()
 
 
-def prepare_place(
-    where: Any,
-    *,
-    codec: str | Codec | None,
-    filters: str | Filter | Iterable[str | Filter],
-    trusted: bool,
-    max_bytes: Size | None,
-    max_items: int | None,
-    local: Local | Iterable[Local],
-    recheck: Duration,
-    on_evict: Callable[[str, int], object] | None,
-    options: dict[str, Any],
-) -> Callable[[], Place]:
-    """Check what can be checked without a request, and return what opens the place.
+class Opening:
+    """What opens a place, and has checked what can be checked without a request. May be pickled if the backends may.
+
+    Args:
+        where, codec, filters, trusted, max_bytes, max_items, local, recheck, on_evict, options: As of `perdure.cached`.
 
     Raises:
         UsageError, UsageTypeError, MissingExtraError: As `perdure.open`.
     """
-    seconds(recheck, "recheck")
-    if max_bytes is not None:
-        size_in_bytes(max_bytes, "max_bytes")
-    if max_items is not None and (not isinstance(max_items, int) or isinstance(max_items, bool) or max_items < 1):
-        raise UsageError(f"max_items is a whole number, 1 or more, not {max_items!r:.60}")
-    if isinstance(where, Core):
-        if codec is not None or filters or trusted or options:
-            hint = "Give them to perdure.open, or give a URL."
-            raise UsageError("a dict that is open takes no codec, filters or options", place=where.place, hint=hint)
-        d = where
 
-        def open_given() -> Place:
-            return _place_of(d, max_bytes, max_items, local, recheck, on_evict)
+    def __init__(
+        self,
+        where: Any,
+        *,
+        codec: str | Codec | None,
+        filters: str | Filter | Iterable[str | Filter],
+        trusted: bool,
+        max_bytes: Size | None,
+        max_items: int | None,
+        local: Local | Iterable[Local],
+        recheck: Duration,
+        on_evict: Callable[[str, int], object] | None,
+        options: dict[str, Any],
+    ) -> None:
+        if isinstance(where, Core):
+            if codec is not None or filters or trusted or options:
+                hint = "Give them to perdure.open, or give a URL."
+                raise UsageError("a dict that is open takes no codec, filters or options", place=where.place, hint=hint)
+            self._source: Core[Any] | Backend = where
+        else:
+            if not isinstance(filters, str) and isinstance(filters, Iterable):
+                filters = tuple(filters)
+            Chain(codec or "msgpack", filters, trusted=trusted)  # complains now, and not at the first call
+            self._source = _backend(where, options)
+        self._values: dict[str, Any] = {"codec": codec, "filters": filters, "trusted": trusted}
+        self._tiers = _tiers(local)
+        self._recheck = seconds(recheck, "recheck")
+        if max_bytes is not None:
+            max_bytes = size_in_bytes(max_bytes, "max_bytes")
+        if max_items is not None and (not isinstance(max_items, int) or isinstance(max_items, bool) or max_items < 1):
+            raise UsageError(f"max_items is a whole number, 1 or more, not {max_items!r:.60}")
+        self._limits = max_bytes, max_items, on_evict
+        self._about: Any = None
+        if isinstance(where, (str, os.PathLike)) and self._source.place != "memory:" and not self._tiers:
+            self._about = (self._source.place, codec, filters, trusted, self._limits, repr(options))
 
-        return open_given
-    backend = _backend(where, options)
-    if not isinstance(filters, str) and isinstance(filters, Iterable):
-        filters = tuple(filters)
-    if not isinstance(local, (str, os.PathLike)) and isinstance(local, Iterable):
-        local = tuple(local)
-    Chain(codec or "msgpack", filters, trusted=trusted)  # complains now, and not at the first call
-    about = (backend.place, codec, filters, trusted, max_bytes, max_items, local, recheck, on_evict, repr(options))
-    shares = isinstance(where, (str, os.PathLike)) and backend.place != "memory:"
-
-    def open_it() -> Place:
+    def __call__(self) -> Place:
+        """Open it, or take what others have opened that name the same. Raises as `perdure.open`."""
         try:
-            known = _shared.get(about) if shares else None
+            known = _shared.get(self._about)
         except TypeError:  # an option that no table takes
-            known = None
+            self._about = known = None
         if known is None:
-            opened = open_dict(backend, codec=codec, filters=filters, trusted=trusted)
-            known = _place_of(opened, max_bytes, max_items, local, recheck, on_evict)
-            if shares:
-                try:
-                    _shared[about] = known
-                except TypeError:
-                    pass
+            source = self._source
+            opened = source if isinstance(source, Core) else open_dict(source, **self._values)
+            known = _place_of(opened, self._limits, self._tiers, self._recheck)
+            if self._about is not None:
+                _shared[self._about] = known
         return known
 
-    return open_it
 
-
-def _place_of(
-    d: Core[Any],
-    max_bytes: Size | None,
-    max_items: int | None,
-    local: Local | Iterable[Local],
-    recheck: Duration,
-    on_evict: Callable[[str, int], object] | None,
-) -> Place:
+def _place_of(d: Core[Any], limits: Any, tiers: list[Backend], recheck: float) -> Place:
     prefix = d._prefix  # noqa: SLF001
     far: Backend = d.backend
     bounded = None
+    max_bytes, max_items, on_evict = limits
     if max_bytes is not None or max_items is not None:
         bounded = far = _bound(far, prefix, max_bytes, max_items, on_evict)
-    near = _with_copies(far, _tiers(local), recheck)
+    near = _with_copies(far, tiers, recheck)
     errors = Chain("msgpack", d.chain.filters)
     return Place(near, far, prefix, d._spell, d._reader, errors, bounded, d.append_only)  # noqa: SLF001
 
@@ -207,7 +202,7 @@ def _limited(backend: Backend) -> Backend:
     return Bounded(backend, max_bytes=MEMORY)
 
 
-def _with_copies(far: Backend, tiers: list[Backend], recheck: Duration) -> Backend:
+def _with_copies(far: Backend, tiers: list[Backend], recheck: float) -> Backend:
     from ..wrappers.cached import Cached
 
     near = far

@@ -27,6 +27,7 @@ from .claim import Claim
 from .entries import Entries, Found, Miss
 from .failures import spell_failure
 from .flights import Outcome
+from .policy import Policy
 
 __all__ = ["Computed", "Step", "Steps", "steps"]
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 _log = logging.getLogger("perdure.caching")
 _SHORTEST: Final = 0.001  # seconds between two looks at somebody else's claim
 _LONGEST: Final = 1.0
+_AT_MOST: Final = 10  # of our own leases a claim of others is believed to last
 
 
 class Step(Enum):
@@ -72,7 +74,7 @@ def _call(entries: Entries, function: Callable[[], T]) -> Steps[T]:
 
 def steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
     """From a key to what came out."""
-    if not entries.is_unreachable():
+    if miss is not Miss.FAILED and not entries.is_unreachable():
         try:
             return (yield from _find_or_compute(entries, path, miss, anew))
         except _Unusable:
@@ -101,7 +103,7 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool) -> Ste
                 return outcome
         if claimed and policy.lock and found.entry is not None:
             # The clocks of others are not to be trusted: what counts is how long nothing has happened before our eyes.
-            lease = found.entry.lease
+            lease = _believable(found.entry.lease, policy)
             silent, renewed = silence.seen(str(found.etag)), patience.seen(claimed.hex())
             if silent < lease and renewed < policy.wait:
                 if not waited:
@@ -119,6 +121,12 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool) -> Ste
             return (yield from _compute(entries, path, found, None if claim is _NO_CLAIM else claim))
         early = False  # somebody else was first, and we take what comes
         pause = _SHORTEST
+
+
+def _believable(lease: float, policy: Policy) -> float:
+    """How long a claim is waited for that is not renewed. It says so itself, but anybody may have written it."""
+    most = _AT_MOST * policy.lease
+    return lease if 0 <= lease <= most else most
 
 
 _NO_CLAIM: Any = object()  # the place keeps nothing, so there is nothing to claim

@@ -117,6 +117,15 @@ class Cached(Copies):
         self.hits += 1
         return copy
 
+    def at_hand(self, key: str) -> Blob | None:
+        """The copy of a value that `get` would answer without asking; None where there is none. Sends no request."""
+        copy = self._copy(key)
+        if copy is None or not (self._append_only or self._confirmed.has(key, copy.etag)):
+            return None
+        self.unasked += 1
+        self.hits += 1
+        return copy
+
     def _is_absent(self, key: str) -> bool:
         """Tell whether the remote said so a moment ago."""
         if self._confirmed.on and self._confirmed.has(check_key(key), None):
@@ -149,19 +158,20 @@ class Cached(Copies):
         return blob
 
     def head(self, key: str) -> Meta:
-        if self._append_only or self._confirmed.on:
-            copy = self._copy(key)
-            if copy is None:
-                if self._is_absent(key):
-                    raise NotFoundError(key=key, place=self.place)
-            elif self._append_only or self._confirmed.has(key, copy.etag):
-                self.unasked += 1
-                return Meta(key, copy.etag, len(copy.data), copy.modified)
+        copy = self._copy(key) if self._append_only or self._confirmed.on else None
+        if copy is None:
+            if self._is_absent(key):
+                raise NotFoundError(key=key, place=self.place)
+        elif self._append_only or self._confirmed.has(key, copy.etag):
+            self.unasked += 1
+            return Meta(key, copy.etag, len(copy.data), copy.modified)
         begun = self._confirmed.begin()
         try:
             meta = self._remote.head(key)
         except NotFoundError:
             self._confirmed.settle(begun, key, None)
+            if copy is not None:
+                self._drop(key)
             raise
         self._confirmed.settle(begun, key, meta.etag)
         return meta
