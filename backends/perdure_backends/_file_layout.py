@@ -49,6 +49,10 @@ class Layout(Protocol):
         """Fill a new file."""
         ...
 
+    def use(self, info: os.stat_result) -> tuple[int, float]:
+        """The size of the value and when it was last used, by the state of its file."""
+        ...
+
 
 def modified(info: os.stat_result) -> float:
     """The time that the header of a framed value says, by the state of its file."""
@@ -98,6 +102,9 @@ class Framed:
         write_all(fd, [head, crc32(head).to_bytes(4, "big"), data])
         set_time(fd, now)
         return ETag(token.hex())
+
+    def use(self, info: os.stat_result) -> tuple[int, float]:
+        return max(info.st_size - 44, 0), max(info.st_atime_ns, info.st_mtime_ns) / 1e9
 
 
 @lru_cache(maxsize=2048)  # values that are read again and again: their headers, all different, say the same again

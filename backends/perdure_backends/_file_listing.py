@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from ._file_errors import explain
 from ._file_names import RESERVED_FOLDER, Names
+
+T = TypeVar("T")
 
 
 class Listing:
@@ -27,8 +30,8 @@ class Listing:
             segments = self._names.segments([entry.name for entry in files])
             yield [above + segment for segment in segments] if above else segments
 
-    def times(self, prefix: str, time: Callable[[os.stat_result], float]) -> Iterator[tuple[str, float]]:
-        """The keys below a prefix, and what `time` makes of the state of their files."""
+    def states(self, prefix: str, tell: Callable[[os.stat_result], T]) -> Iterator[tuple[str, T]]:
+        """The keys below a prefix, and what `tell` makes of the state of their files."""
         for above, files in self._walk(prefix):
             ours = [entry for entry in files if entry.name.endswith(self._names.suffix)]
             segments = list(self._names.segments([entry.name for entry in ours]))
@@ -41,7 +44,7 @@ class Listing:
                     continue  # deleted since its name was read
                 except OSError as error:
                     raise explain(error, above + segment, self._place, "look at") from error
-                yield above + segment, time(info)
+                yield above + segment, tell(info)
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
         """The files in each folder below a prefix, with the prefix of that folder."""

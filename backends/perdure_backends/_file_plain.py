@@ -39,6 +39,9 @@ class Plain:
         write_all(fd, [whole])
         return _content_tag(whole, os.fstat(fd))
 
+    def use(self, info: os.stat_result) -> tuple[int, float]:
+        return info.st_size, max(info.st_atime, info.st_mtime)
+
 
 def _content_tag(data: bytes, info: os.stat_result) -> ETag:
     return ETag(f"{blake2b(data, digest_size=16).hexdigest()}-{info.st_mtime_ns:x}")

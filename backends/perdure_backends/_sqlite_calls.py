@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from perdure.errors import BackendError, PerdureError, UnavailableError
 from perdure.protocol import ETag, check_key, require_settings
@@ -24,6 +24,7 @@ _IS = "SELECT 1 FROM blobs WHERE key = ? AND etag = ?"
 _SETTINGS = "SELECT name, value FROM settings"
 _RAISED = (sqlite3.Error, OSError, UnicodeError, OverflowError)  # by SQLite, by the lock file, by what cannot be a parameter
 T = TypeVar("T")
+Run: TypeAlias = Callable[[Link, str, Any], int]
 
 
 def _amidst(what: str) -> BackendError:
@@ -86,10 +87,9 @@ class Calls:
         return rows
 
     def write(
-        self, key: str | None, sql: str, values: Any, swap: ETag | None = None, *, creating: bool = True, many: bool = False
+        self, key: str | None, sql: str, values: Any, swap: ETag | None = None, *, creating: bool = True, run: Run | None = None
     ) -> int:
-        """Run one statement when our turn has come, or with `many` a transaction of those that stand with their values in
-        `values`; return how many rows were changed."""
+        """Run one statement when our turn has come, or let `run` do that; return how many rows were changed."""
         try:
             link = self._local.link
         except AttributeError:
@@ -97,7 +97,7 @@ class Calls:
         try:
             with link.lock:
                 if link.busy:
-                    return self._aside(self.write, key, sql, values, swap, creating=creating, many=many)
+                    return self._aside(self.write, key, sql, values, swap, creating=creating, run=run)
                 try:
                     link.busy = True
                     while write := link.write or self._prepare(link, creating and swap is None):
@@ -111,8 +111,8 @@ class Calls:
                                 if swap is not None and not write(_IS, (key, swap)).fetchone():
                                     return 0
                             if link.look_again > monotonic() or link.is_current():
-                                if many:
-                                    return self._transact(link, values)
+                                if run is not None:
+                                    return run(link, sql, values)
                                 return int(write(sql, values).rowcount)
                         finally:
                             if link.fd == fd:  # else this is a child forked just now, and the lock is its parent's
@@ -137,8 +137,8 @@ class Calls:
         flock(link.fd, LOCK_EX)
         return True
 
-    def _transact(self, link: Link, statements: list[tuple[str, Any]]) -> int:
-        """Run a transaction, and return how many rows it changed."""
+    def transact(self, link: Link, sql: str, statements: list[tuple[str, Any]]) -> int:
+        """For `write`: run a transaction of statements, each with its values."""
         db = link.db
         changed = 0
         try:
@@ -153,6 +153,23 @@ class Calls:
             raise
         finally:
             link.alone = False
+
+    def loosely(self, link: Link, sql: str, values: Any) -> int:
+        """For `write`: run a statement without waiting for the disk; a power cut may undo it until the next durable write.
+
+        With a write-ahead log that is safe beside durable writes: the log keeps their order, and each of them syncs all of it.
+        """
+        db = link.db
+        if self._sync == "normal":
+            return int(db.execute(sql, values).rowcount)
+        link.write = None  # whatever strikes from here on, nobody takes this connection for a durable one
+        db.execute("PRAGMA synchronous = NORMAL")
+        changed = int(db.execute(sql, values).rowcount)
+        db.execute(f"PRAGMA synchronous = {self._sync}")
+        link.write = db.execute
+        if self.unrecorded:
+            link.write = None  # settings came meanwhile, for the next write to pass through _prepare
+        return changed
 
     def _aside(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
         """Make a call that strikes in the middle of another one of this thread, with a connection of its own."""

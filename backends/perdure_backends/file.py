@@ -29,7 +29,7 @@ from perdure.errors import (
     UnavailableError,
     UsageError,
 )
-from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+from perdure.protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, Use, check_key, check_prefix
 
 from ._file_errors import explain
 from ._file_folder import OwnFolder, stands_in_the_way
@@ -37,6 +37,7 @@ from ._file_layout import Framed, Layout, look, modified
 from ._file_listing import Listing
 from ._file_names import Names, PortableNames
 from ._file_spots import Spots
+from ._file_uses import mark
 from ._file_writer import Writer
 from ._system import KEEPS_TIMES, OPEN_READ
 
@@ -63,6 +64,8 @@ class FileBackend(Backend):
     Cost: a get is open, read, close (and one lstat for each level of a hierarchical key, so that planted links are not
     followed); a durable put is a lock, two fsyncs and a rename.
     """
+
+    remembers_use = KEEPS_TIMES
 
     def __init__(
         self,
@@ -187,8 +190,34 @@ class FileBackend(Backend):
         check_prefix(prefix)
         self._check_open()
         if not isinstance(self._layout, Framed):
-            return self._listing.times(prefix, attrgetter("st_mtime"))
-        return self._listing.times(prefix, modified) if KEEPS_TIMES else super().times(prefix)
+            return self._listing.states(prefix, attrgetter("st_mtime"))
+        return self._listing.states(prefix, modified) if KEEPS_TIMES else super().times(prefix)
+
+    def uses(self, prefix: str = "") -> Iterator[Use]:
+        """As `Backend.uses`, by a listing and one look at each file. Where the file system notes reads by itself (most do so
+        about once a day), those of other programs and those for a `scan` or `head` count, too."""
+        check_prefix(prefix)
+        self._check_open()
+        return (Use(key, size, used) for key, (size, used) in self._listing.states(prefix, self._layout.use))
+
+    def mark_used(self, times: Mapping[str, float]) -> None:
+        """As `Backend.mark_used`: the files get this time of access. All that can be marked are, and then the first error is
+        raised, as for files of other users."""
+        self._check_open()
+        for key in times:
+            self._check(key)
+        first: OSError | None = None
+        where = ""
+        for key, when in times.items() if KEEPS_TIMES else ():
+            try:
+                mark(self._spots[key], when)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                if first is None:
+                    first, where = error, key
+        if first is not None:
+            raise explain(first, where, self.place, "note when it was used") from first
 
     # ---------------------------------------------------------------------------------------------------------- writing
 

@@ -6,21 +6,22 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import NoReturn, Self
 
 from perdure.errors import BackendError, NotFoundError, NotModified, PolicyError, PreconditionError
-from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, check_key, check_prefix
+from perdure.protocol import ABSENT, Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, Use, check_key, check_prefix
 
 
 class _Space:
     """What all backends of one name share."""
 
-    __slots__ = ("__weakref__", "blobs", "lock", "versions")
+    __slots__ = ("__weakref__", "blobs", "lock", "used", "versions")
 
     def __init__(self) -> None:
         self.blobs: dict[str, Blob] = {}
+        self.used: dict[str, float] = {}  # when values were read, as far as somebody said so; never of a key that is absent
         self.lock = threading.RLock()  # re-entrant for signal handlers and finalizers
         self.versions = count(1)  # never goes back, so an ETag is never used twice, deletes included
 
@@ -45,6 +46,8 @@ class MemoryBackend(Backend):
     Args:
         name: Backends of one name share one space; `""` is a space of its own.
     """
+
+    remembers_use = True
 
     def __init__(self, name: str = "") -> None:
         self.place = f"memory:{name}"
@@ -116,15 +119,15 @@ class MemoryBackend(Backend):
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         self._check_open()
         check_key(key)
-        blobs, lock = self._space.blobs, self._space.lock
+        blobs, used, lock = self._space.blobs, self._space.used, self._space.lock
         try:
             lock.acquire()
-            if if_match is None:
-                if key in blobs:
-                    del blobs[key]
-                return
-            if key in blobs and blobs[key].etag == if_match:
+            if key in blobs and (if_match is None or blobs[key].etag == if_match):
+                if key in used:
+                    del used[key]
                 del blobs[key]
+                return
+            if if_match is None:
                 return
         finally:
             try:
@@ -150,6 +153,30 @@ class MemoryBackend(Backend):
         check_prefix(prefix)
         self._check_open()
         return iter([(key, blob.modified) for key, blob in self._space.blobs.copy().items() if key.startswith(prefix)])
+
+    def uses(self, prefix: str = "") -> Iterator[Use]:
+        check_prefix(prefix)
+        self._check_open()
+        marked = self._space.used.get
+        found = [item for item in self._space.blobs.copy().items() if item[0].startswith(prefix)]
+        return iter([Use(key, len(blob.data), max(blob.modified, marked(key, 0.0))) for key, blob in found])
+
+    def mark_used(self, times: Mapping[str, float]) -> None:
+        self._check_open()
+        for key in times:
+            check_key(key)
+        blobs, used, lock = self._space.blobs, self._space.used, self._space.lock
+        try:
+            lock.acquire()
+            for key, when in times.items():
+                last = used.get(key, 0.0)
+                if when > last and key in blobs:  # as in put, no call may come between this and the next line
+                    used[key] = when
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         self._check_open()

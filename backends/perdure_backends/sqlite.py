@@ -37,6 +37,7 @@ from perdure.protocol import (
     ETag,
     Guarantees,
     Meta,
+    Use,
     are_keys,
     check_key,
     check_prefix,
@@ -44,7 +45,8 @@ from perdure.protocol import (
 )
 
 from . import _sqlite_file as file
-from ._sqlite_calls import Calls
+from ._sqlite_calls import Calls, Run
+from ._sqlite_uses import Uses
 
 _GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
 _GET_CHANGED = "SELECT CASE WHEN etag = ? THEN NULL ELSE data END, etag, modified FROM blobs WHERE key = ?"
@@ -99,6 +101,8 @@ class SQLiteBackend(Backend):
         UsageError: An option has a value it cannot have.
     """
 
+    remembers_use = True
+
     def __init__(self, path: str | os.PathLike[str], *, sync: str = "full", timeout: float = 30.0) -> None:
         if "\0" in os.fspath(path):
             raise UsageError(f"a file name cannot hold a NUL: {os.fspath(path)!r}")
@@ -111,6 +115,7 @@ class SQLiteBackend(Backend):
         self._options: dict[str, Any] = {"sync": sync, "timeout": timeout}
         self._calls = Calls(self.path, self.place, sync, timeout)
         self._read, self._write = self._calls.read, self._calls.write
+        self._uses = Uses(self._calls)
 
     @classmethod
     def from_url(cls, location: str, *, sync: str = "full", timeout: float = 30.0) -> Self:
@@ -183,6 +188,15 @@ class SQLiteBackend(Backend):
         """As `scan`, but names and times only."""
         return chain.from_iterable(self._pages(_TIMES, prefix))
 
+    def uses(self, prefix: str = "") -> Iterator[Use]:
+        """As `Backend.uses`, page by page."""
+        check_prefix(prefix)
+        return chain.from_iterable(map(Use._make, page) for page in self._pages(self._uses.listing(), prefix))
+
+    def mark_used(self, times: Mapping[str, float]) -> None:
+        """As `Backend.mark_used`, 200 values at once; a power cut may undo it."""
+        self._uses.mark(times)
+
     def _pages(self, sql: str, prefix: str) -> Iterator[list[Any]]:
         check_prefix(prefix)
         self._calls.check_open()
@@ -240,7 +254,7 @@ class SQLiteBackend(Backend):
             (_PUT.replace(_ROW, ", ".join([_ROW] * len(some))), list(chain.from_iterable(some))) for some in _together(rows)
         ]
         if len(puts) > 1:
-            self._write(None, "", puts, many=True)
+            self._write(None, "", puts, run=self._calls.transact)
         elif puts:
             self._write(None, *puts[0])
         return {key: ETag(etag) for key, etag, _, _ in rows}
@@ -250,12 +264,12 @@ class SQLiteBackend(Backend):
         wanted = [check_key(key) for key in keys]
         deletes = [(f"DELETE FROM blobs WHERE key IN ({','.join('?' * len(some))})", some) for some in _together(wanted)]
         if len(deletes) > 1:
-            self._erase(None, "", deletes, many=True)
+            self._erase(None, "", deletes, run=self._calls.transact)
         elif deletes:
             self._erase(None, *deletes[0])
 
-    def _erase(self, key: str | None, sql: str, values: Any, *, many: bool = False) -> None:
-        if not self._write(key, sql, values, creating=False, many=many) and self._options["sync"] == "full":
+    def _erase(self, key: str | None, sql: str, values: Any, *, run: Run | None = None) -> None:
+        if not self._write(key, sql, values, creating=False, run=run) and self._options["sync"] == "full":
             # Absent already; but whoever removed it may have been killed before that was durable, and this call may not say so.
             try:
                 file.sync_log(os.path.realpath(self.path))

@@ -820,7 +820,7 @@ def test_a_planted_claim_holds_nobody_up_for_long(url: str) -> None:
 
 
 def test_a_cached_function_goes_to_other_processes_as_a_whole(shared_url: str) -> None:
-    cloudpickle = pytest.importorskip("joblib.externals.cloudpickle")
+    cloudpickle = pytest.importorskip("cloudpickle")
     double, runs = counting(shared_url)
     double(1)
     copy = pickle.loads(cloudpickle.dumps(double))

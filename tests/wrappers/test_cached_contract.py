@@ -10,6 +10,7 @@ import pytest
 from perdure.testing import BackendContract
 from perdure.testing.lifetime import Forks, Lifetime
 from perdure.testing.listing import Listing
+from perdure.testing.names import Names
 from perdure.testing.servers import S3Server
 from perdure.testing.values import Bulk, Values
 from perdure.wrappers import Cached
@@ -28,6 +29,25 @@ class TestOverFolder(BackendContract):
 
     def open(self, where: Path) -> Cached:
         return Cached(FileBackend(where, sync="normal"), copies(where))
+
+
+class TestChain(BackendContract):
+    longest_segment = 247
+    pace = 0.2
+
+    def open(self, where: Path) -> Cached:
+        middle = FileBackend(where.with_name("middle"), sync="normal")
+        return Cached(Cached(FileBackend(where, sync="normal"), middle), copies(where))
+
+
+class TestAnsweredUnasked(Values, Bulk, Names, Listing):
+    """What does not look through one handle at what another one wrote."""
+
+    longest_segment = 247
+    pace = 0.5
+
+    def open(self, where: Path) -> Cached:
+        return Cached(FileBackend(where, sync="normal"), copies(where), recheck="1 h", absent_for="1 h")
 
 
 class TestOverMemory(BackendContract):

@@ -11,8 +11,9 @@ from perdure.errors import NotModified, UnavailableError
 from perdure.protocol import ABSENT
 from perdure.testing.proxy import Fault, FaultProxy
 from perdure.testing.servers import S3Server
-from perdure.wrappers import Cached
+from perdure.wrappers import Cached, confirmed
 from perdure_backends.file import FileBackend
+from perdure_backends.memory import MemoryBackend
 
 pytest.importorskip("botocore")
 from perdure_backends.s3 import S3Backend
@@ -109,6 +110,32 @@ def test_append_only_costs_no_request_for_what_is_here(
     assert asked(proxy) == []
     assert len(cached.get_many([f"{n}" for n in range(50)])) == 50
     assert asked(proxy) == [("GET", None)] * 10
+
+
+def test_a_chain_of_memory_and_folder_costs_no_request_until_it_has_to_be_checked(
+    bucket: Callable[..., S3Backend], copies: FileBackend, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = 0.0
+    monkeypatch.setattr(confirmed, "now", lambda: time)
+    cached = Cached(Cached(bucket(), copies), MemoryBackend(), recheck=60, absent_for=10)
+    elsewhere = bucket()
+    etag = cached.put("k", b"1", if_match=ABSENT)
+    assert not cached.contains("l")
+    asked(proxy)
+    for _ in range(3):
+        assert cached.get("k")[:2] == (b"1", etag)
+        assert cached.head("k").etag == etag
+        assert cached.get_many(["k", "l"]).keys() == {"k"}
+        assert not cached.contains("l")
+    assert asked(proxy) == []
+    elsewhere.put("k", b"2")
+    elsewhere.put("l", b"3")
+    asked(proxy)
+    time = 60.0
+    assert {key: blob.data for key, blob in cached.get_many(["k", "l"]).items()} == {"k": b"2", "l": b"3"}
+    assert sorted(asked(proxy), key=repr) == [("GET", etag), ("GET", None)]
+    assert cached.get("l").data == b"3"
+    assert asked(proxy) == []
 
 
 def test_many_unchanged_values_are_asked_about_at_the_same_time(

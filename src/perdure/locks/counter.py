@@ -5,11 +5,11 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable
-from random import random
 from typing import Any, SupportsIndex
 
 from ..errors import PerdureError, PreconditionError, UnknownOutcomeError
 from ..protocol import Condition
+from .clock import fraction
 from .records import Name, Records, Where, nonce
 from .slots import LOST_ANSWERS
 
@@ -26,8 +26,8 @@ class Counter:
 
     Args:
         where: A URL, a path, a backend or a dict of perdure. Backend and dict are not closed with this. The record is the key
-            `counters()/name` there; in a dict it is a key of that dict, though no value of it, so better give counters a place
-            of their own.
+            `counters()/name` there. In a dict it would be listed with its keys though it is no value, and `perdure doctor
+            --repair` would set it aside: so give counters a place of their own.
         name: A key, text or a tuple of texts.
 
     Attributes:
@@ -113,7 +113,7 @@ class Counter:
             except PreconditionError:
                 losses += 1
                 if losses > 1:  # a crowd: step aside for some of its turns
-                    time.sleep(random() * (time.monotonic() - began) * min(losses, 8))
+                    time.sleep(fraction() * (time.monotonic() - began) * min(losses, 8))
             except UnknownOutcomeError as error:
                 lost = error
                 lost_answers += 1

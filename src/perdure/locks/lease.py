@@ -25,18 +25,21 @@ class Lease(Holding):
     * Clocks of other machines, and wall clocks, are not believed. Somebody who waits takes a lease over only when it has
       itself seen the same version of it for the whole `ttl`, by a clock of its own that nobody can set and that goes on
       while the machine sleeps. The holder stops believing in it one `ttl` after it *began* its last successful renewal, by the
-      same kind of clock, so it stops first. (Clocks may differ in speed by 0.2 %, ten times what a healthy one does.)
+      same kind of clock, so it stops first. (Two clocks may differ in speed by 0.2 %, twice as much as NTP can make them.)
     * So a killed holder delays somebody who waits already by one `ttl` at most, and who comes an hour later as well: it
       cannot know that the record is an hour old. One who asks without waiting, or waits for less than the `ttl`, does not get
       the lease of a dead holder.
     * `token` is larger with each acquisition, by whoever, and never used twice, not after a release and not after a restart
       of everything: the record is never deleted. (If you delete it, it starts at 1 again.)
+    * All of it is as good as what the place promises. One that forgets an acknowledged write (a folder with `sync="normal"`
+      in a power cut, a Redis whose replica takes over) can give away a lease, and a token, twice.
 
     **What it cannot do**, and no lease can: stop a process that was paused for longer than its lease (a suspended machine, a
     debugger, a swap storm, C code that keeps the interpreter to itself) from going on afterwards with what it was about to do.
-    `check()` right before a step makes the window small. Only the resource can close it: let it remember the largest token
-    that it has seen, and refuse smaller ones. For a record under perdure: write the token into it, by `transform_item`, and
-    refuse when there is a larger one.
+    `check()` right before a step makes the window small; in a virtual machine whose clock was stopped together with it, not
+    even that notices anything before the next renewal. Only the resource can close the window: let it remember the largest
+    token that it has seen, and refuse smaller ones. For a record under perdure: write the token into it, by `transform_item`,
+    and refuse when there is a larger one.
 
     Not re-entrant and not fair: who waits looks again and again, at first after a millisecond, then at longer intervals up to a
     quarter of the `ttl` or a second. A forked child does not hold what its parent holds. Pickles, to one that is not held.
@@ -45,14 +48,14 @@ class Lease(Holding):
 
     Args:
         where: A URL, a path, a backend or a dict of perdure. Backend and dict are not closed with this. The record is the key
-            `locks()/name` there; in a dict it is a key of that dict, though no value of it, so better give locks a place of
-            their own.
+            `locks()/name` there. In a dict it would be listed with its keys though it is no value, and `perdure doctor
+            --repair` would set it aside: so give locks a place of their own.
         name: Of the lock: a key, text or a tuple of texts.
         ttl: How long it is held without a renewal: seconds or text such as `"30 s"`. Many times what a request takes.
         timeout: How long `with` and `acquire` wait for it. `None` for as long as it takes.
         renew: Whether to renew it in the background. Else it ends after `ttl`, unless you call `renew`.
         owner: What to call the holder in the record, for people; else the name of the program.
-        on_lost: Called once, in a thread of its own, at most a quarter of the `ttl` after it was lost while held.
+        on_lost: Called once, without arguments, in a background thread, a quarter of the `ttl` at most after it was lost.
 
     Attributes:
         name: As given.

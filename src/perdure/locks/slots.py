@@ -43,8 +43,8 @@ class Grip:
 class Slots:
     """The record as it was last seen.
 
-    Thread-safe: what was seen is replaced as a whole, and everything that is written is a swap of what was seen. `enter` and
-    `living` are for one thread at a time.
+    Thread-safe: what was seen is replaced as a whole, and everything that is written is a swap of what was seen. What was seen
+    may be older than what was written since, so nothing is lost before another look.
 
     Attributes:
         seen: The last look, or what was written since; `None` before the first.

@@ -5,10 +5,8 @@ So the same steps serve a thread, which sleeps itself, and an event loop, which 
 
 from __future__ import annotations
 
-from random import random
-
 from ..errors import UnavailableError, UsageError
-from .clock import boot_time
+from .clock import boot_time, fraction
 from .records import Holder, Records, State, nonce, this_process
 from .slots import Grip, Slots
 
@@ -76,7 +74,7 @@ class Waiting:
             return 0.0
         if state.token != self._token:  # it changes hands, so it may soon again
             self._token, self._nap = state.token, max(_SHORTEST, now - began)
-        nap = min(self._nap, *(holder.ttl / 4 for holder in self.holders), _LONGEST) * (0.5 + random() / 2)
+        nap = min(self._nap, *(holder.ttl / 4 for holder in self.holders), _LONGEST) * (0.5 + fraction() / 2)
         self._nap *= 2
         return min(nap, soonest, self._deadline - now)
 

@@ -19,7 +19,7 @@ from itertools import count
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from ..errors import PerdureError, UnavailableError, UnknownOutcomeError
-from ..protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta
+from ..protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, Use
 
 T = TypeVar("T")
 
@@ -42,8 +42,8 @@ class Call(NamedTuple):
 
 Fault: TypeAlias = Callable[[Call, Callable[[], Any]], Any]
 Plan: TypeAlias = Callable[[Call], Fault | None]
-READS = frozenset({"get", "head", "contains", "scan", "keys", "get_many", "recorded"})
-METHODS = READS | {"put", "delete", "put_many", "delete_many", "record"}
+READS = frozenset({"get", "head", "contains", "scan", "keys", "get_many", "uses", "recorded"})
+METHODS = READS | {"put", "delete", "put_many", "delete_many", "mark_used", "record"}
 
 
 # Faults
@@ -192,6 +192,7 @@ class Faulty(Backend):
     def __init__(self, backend: Backend, plan: Plan | None = None) -> None:
         self.backend = backend
         self.place = backend.place
+        self.remembers_use = backend.remembers_use
         self.plan = plan
         self.log: list[Call] = []
         # No lock anywhere, because a forked child would inherit it locked: `next` and `append` are single steps.
@@ -225,6 +226,12 @@ class Faulty(Backend):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         return self._do("keys", prefix, lambda: self.backend.keys(prefix))
+
+    def uses(self, prefix: str = "") -> Iterator[Use]:
+        return self._do("uses", prefix, lambda: self.backend.uses(prefix))
+
+    def mark_used(self, times: Mapping[str, float]) -> None:
+        return self._do("mark_used", None, lambda: self.backend.mark_used(times))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         return self._do("get_many", None, lambda: self.backend.get_many(keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -35,8 +36,8 @@ class Listing(Kit):
         backend.put("new", b"swapped", if_match=backend.head("new").etag)
         times = list(backend.times())
         assert Counter(key for key, _ in times) == Counter(keys | {"new"})
-        for key, time in times:
-            assert abs(time - backend.head(key).modified) < 1.5, key  # a service may tell whole seconds in one of them
+        for key, modified in times:
+            assert abs(modified - backend.head(key).modified) < 1.5, key  # a service may tell whole seconds in one of them
         assert dict(times) == {meta.key: meta.modified for meta in backend.scan()}
 
     def test_times_of_a_prefix_are_not_those_of_its_neighbours(self, backend: Backend) -> None:
@@ -46,6 +47,67 @@ class Listing(Kit):
         assert [key for key, _ in backend.times("a/b/")] == ["a/b/c"]
         assert list(backend.times("c/")) == []
         refused(InvalidKeyError, "times of a prefix without a final slash", backend.times, "a")
+
+    def test_uses_are_sizes_and_times_of_writing(self, backend: Backend) -> None:
+        keys = self._fill(backend, 40)
+        backend.put("4/4", b"again")
+        uses = list(backend.uses())
+        assert Counter(use.key for use in uses) == Counter(keys)
+        for key, size, used in uses:
+            meta = backend.head(key)
+            assert size == meta.size, key
+            assert abs(used - meta.modified) < 5, key
+        assert {use.key for use in backend.uses("1/")} == {key for key in keys if key.startswith("1/")}
+        assert list(backend.uses("a/")) == []
+        refused(InvalidKeyError, "uses of a prefix without a final slash", backend.uses, "1")
+
+    def test_marked_values_were_used_then_and_are_otherwise_the_same(
+        self, backend: Backend, another: Callable[[], Backend]
+    ) -> None:
+        keys = sorted(self._fill(backend, 30))
+        before = sorted(backend.scan())
+        unmarked = dict.fromkeys(keys, time.time())
+        marks = {key: time.time() + 100 + number for number, key in enumerate(keys[::2])}
+        backend.mark_used({**marks, "absent": time.time() + 100})
+        backend.mark_used({keys[0]: 1e9, keys[1]: 1e9})  # to have used it earlier as well changes nothing
+        backend.mark_used({})
+        for handle in (backend, another()):
+            for key, _, used in handle.uses():
+                due = marks.get(key, unmarked[key]) if backend.remembers_use else unmarked[key]
+                assert abs(used - due) < 50, key
+                assert used >= due - 1.5 or not backend.remembers_use, key  # a place may keep whole seconds
+        assert sorted(backend.scan()) == before
+        assert not backend.contains("absent")
+
+    def test_a_value_that_is_written_anew_was_used_then(self, backend: Backend) -> None:
+        self._fill(backend, 10)
+        for key in ("1", "2", "4"):
+            backend.mark_used({key: time.time()})
+        backend.put("1", b"again")
+        backend.delete("2")
+        backend.delete("4")
+        backend.put("4", b"again")
+        uses = {use.key: use.used for use in backend.uses()}
+        assert "2" not in uses
+        backend.mark_used({"2": time.time()})
+        assert not backend.contains("2")
+        for key in ("1", "4"):
+            assert abs(uses[key] - backend.head(key).modified) < 5, key
+
+    def test_marks_of_bad_keys_are_refused(self, backend: Backend) -> None:
+        backend.put("a", b"1")
+        if backend.remembers_use:
+            refused(InvalidKeyError, "a mark of no key", backend.mark_used, {"a": time.time() + 100, "../x": 1.0})
+        assert abs(next(backend.uses()).used - time.time()) < 50, "nothing was marked"
+
+    def test_uses_of_a_place_that_keeps_nothing_or_was_closed(self, handle: Backend) -> None:
+        assert list(handle.uses()) == []
+        handle.mark_used({"a": 1.0})
+        assert list(handle.uses()) == []
+        handle.close()
+        refused(BackendError, "uses after close", lambda: list(handle.uses()))
+        if handle.remembers_use:
+            refused(BackendError, "mark_used after close", handle.mark_used, {"a": 1.0})
 
     def test_a_listing_survives_the_end_of_everything_it_lists(self, backend: Backend) -> None:
         keys = self._fill(backend, 50)

@@ -295,8 +295,13 @@ class Bounded(Backend):
         Raises:
             BackendError: The place could not be looked at, or values not be evicted.
         """
+        return self._turn.alone(self._prune, self._trouble)
+
+    def _prune(self) -> int:
+        before = self._room.evicted
         self._tell_uses()
-        return self._turn.alone(partial(self._room.prune, self._used), self._trouble)
+        self._room.prune(self._used)
+        return self._room.evicted - before
 
     def _write_in_turn(self, sizes: Mapping[str, int], write: Callable[[], R]) -> R:
         """Make room for values of these sizes, and write them, while nobody else does so."""

@@ -49,7 +49,7 @@ class Observed(Backend):
         backend: What does the work. Closed together with this.
         observer: Called with a `Call`, by the thread that made the call, before it gets its answer; so it has to be quick, and
             safe for threads. What it raises is logged once, with its traceback, by the logger `perdure.wrappers`, and
-            fails nothing. It may, but should not, use this backend.
+            fails nothing. It must not call this backend: that would be one more call to report, and so on.
 
     `contains` that finds nothing is "absent". A listing is reported when it ends; one that is given up half-way, along with the
     next call or when this is closed, as the garbage collector may be who ends it; one that was never begun, not at all.

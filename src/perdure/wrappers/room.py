@@ -133,14 +133,16 @@ class Room:
         landed_bytes, landed_items = self._landed()
         size, items = sum(writing.values()), len(writing)
         share_bytes, share_items = self._bytes.share, self._items.share
-        goals = self._bytes.top - share_bytes - size, self._items.top - share_items - items
+        free_bytes, free_items = self._bytes.top - size, self._items.top - items
         # A share more, so that not every look has to evict.
-        self._evict(goals, (share_bytes, share_items), writing, used)
-        self._until_bytes, self._until_items = landed_bytes + share_bytes, landed_items + share_items
+        left = self._evict((free_bytes - share_bytes, free_items - share_items), (share_bytes, share_items), writing, used)
+        # Less than a share beside what is larger than all that there may be.
+        self._until_bytes = landed_bytes + max(min(share_bytes, free_bytes - left[0]), 0)
+        self._until_items = landed_items + max(min(share_items, free_items - left[1]), 0)
 
-    def prune(self, used: Mapping[str, float]) -> int:
-        """Evict what is more than the limits, and return how many values that took."""
-        return self._evict((self._bytes.limit, self._items.limit), (0, 0), {}, used)
+    def prune(self, used: Mapping[str, float]) -> None:
+        """Evict what is more than the limits."""
+        self._evict((self._bytes.limit, self._items.limit), (0, 0), {}, used)
 
     def _evict(
         self,
@@ -148,31 +150,33 @@ class Room:
         more: tuple[float, float],
         writing: Mapping[str, int],
         used: Mapping[str, float],
-    ) -> int:
-        """Where there are more bytes or items than the goals, evict those and some more."""
+    ) -> tuple[int, int]:
+        """Where there are more bytes or items than the goals, evict those and some more; return how many are left.
+
+        What is under the keys that are about to be written is left alone and not counted.
+        """
         wanted = [self._bytes.wanted(sum(writing.values())), self._items.wanted(len(writing))]
         while True:
             size, items, oldest = self._look(wanted[0], wanted[1], writing)
             if size <= goals[0] and items <= goals[1]:
-                return 0
-            bytes_left = size - goals[0] + more[0] if size > goals[0] else 0
-            items_left = items - goals[1] + more[1] if items > goals[1] else 0
+                return size, items
+            excess_bytes = size - goals[0] + more[0] if size > goals[0] else 0
+            excess_items = items - goals[1] + more[1] if items > goals[1] else 0
             # What was read and not told yet is the last to go.
-            oldest = sorted(old._replace(used=max(old.used, used.get(old.key, 0.0))) for old in oldest)
+            oldest = sorted(_Old(max(when, used.get(key, 0.0)), key, length) for when, key, length in oldest)
             chosen: list[_Old] = []
+            chosen_bytes = 0
             for old in oldest:
-                if bytes_left <= 0 and items_left <= 0:
+                if chosen_bytes >= excess_bytes and len(chosen) >= excess_items:
                     break
                 chosen.append(old)
-                bytes_left -= old.size
-                items_left -= 1
-            if (bytes_left <= 0 and items_left <= 0) or len(oldest) == items:
+                chosen_bytes += old.size
+            if (chosen_bytes >= excess_bytes and len(chosen) >= excess_items) or len(oldest) == items:
                 break
-            wanted[0] += max(int(bytes_left), 0)
-            wanted[1] += max(int(items_left), 0)
+            wanted = [max(wanted[0], math.ceil(excess_bytes)), max(wanted[1], math.ceil(excess_items))]
         for start in range(0, len(chosen), _BATCH):
             self._remove(chosen[start : start + _BATCH])
-        return len(chosen)
+        return size - chosen_bytes, items - len(chosen)
 
     def _look(self, wanted_bytes: int, wanted_items: int, writing: Mapping[str, int]) -> tuple[int, int, list[_Old]]:
         """Look at the whole place.
