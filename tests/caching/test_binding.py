@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.caching.binding import Binding
+from perdure.caching.keys.binding import Binding
 from perdure.errors import UsageError, UsageTypeError
 
 

@@ -31,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perdure
-from perdure.caching.hashing import digest
+from perdure.caching.keys.hashing import digest
 from perdure.codecs import types as registered
 from perdure.errors import UsageTypeError
 
@@ -604,7 +604,7 @@ def test_objects_have_the_same_digest_in_every_version_of_python(monkeypatch) ->
 
 PROGRAM = """
 import dataclasses, enum, json, sys
-from perdure.caching.hashing import digest
+from perdure.caching.keys.hashing import digest
 
 @dataclasses.dataclass
 class Config:

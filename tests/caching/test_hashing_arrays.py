@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from perdure.caching.hashing import digest
+from perdure.caching.keys.hashing import digest
 from perdure.errors import UsageTypeError
 
 
@@ -268,7 +268,7 @@ def test_numpy_is_not_imported_for_what_is_no_array() -> None:
     import subprocess
 
     program = (
-        "import sys; from perdure.caching.hashing import digest; digest(({'a': [1]}, 2)); digest((int, ...));"
+        "import sys; from perdure.caching.keys.hashing import digest; digest(({'a': [1]}, 2)); digest((int, ...));"
         "assert not {'numpy', 'pandas', 'torch', 'pydantic', 'msgspec', 'zoneinfo', 'fractions'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

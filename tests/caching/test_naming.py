@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perdure
-from perdure.caching.hashing import digest
-from perdure.caching.naming import CODE, captured, code_digest, name_of
+from perdure.caching.keys.hashing import digest
+from perdure.caching.keys.naming import CODE, captured, code_digest, name_of
 from perdure.errors import UsageError, UsageTypeError
 from perdure.keys import is_key
 
@@ -340,8 +340,8 @@ def test_local_functions_of_one_name_are_told_apart() -> None:
 SCRIPT = """
 import json, multiprocessing, sys
 from dataclasses import dataclass
-from perdure.caching.hashing import digest
-from perdure.caching.naming import name_of
+from perdure.caching.keys.hashing import digest
+from perdure.caching.keys.naming import name_of
 
 @dataclass
 class Config:
@@ -398,7 +398,7 @@ def test_other_scripts_have_other_names(tmp_path) -> None:
 
 
 def test_programs_without_a_file_are_told_apart_by_their_code() -> None:
-    text = "import json\nfrom perdure.caching.naming import name_of\ndef f(x): return x{}\nprint(json.dumps([name_of(f)]))"
+    text = "import json\nfrom perdure.caching.keys.naming import name_of\ndef f(x): return x{}\nprint(json.dumps([name_of(f)]))"
     found = [output(sys.executable, "-c", text.format(end))[0] for end in ("", "", " + 1")]
     found += [output(sys.executable, input=text.format(end))[0] for end in ("", "", " + 1")]
     assert found[0] == found[1] != found[2]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..codecs.entry import is_claim
 from ..errors import BackendError
 from .entries import PATIENCE, Entries, Miss, warn_without
-from .keying import Keys
+from .keys.keying import Keys
 from .opening import Place
 from .policy import Policy
 from .recording import Recorder

@@ -12,7 +12,7 @@ from ..durations import Duration
 from ..errors import UsageTypeError
 from ..sizes import Size
 from .cache import BoundCache, Cache
-from .keying import keys_of
+from .keys.keying import keys_of
 from .opening import Local, Opening, Where
 from .policy import LEASE, WAIT, policy_of
 

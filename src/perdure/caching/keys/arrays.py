@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ormsgpack import packb
 
-from .hashing_objects import Refused
+from .objects import Refused
 
 if TYPE_CHECKING:
     from .hashing import Walk

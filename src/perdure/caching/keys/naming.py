@@ -26,12 +26,12 @@ from functools import lru_cache
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType
 from typing import Any, Final, NamedTuple
 
-from ..errors import UsageError, UsageTypeError
-from ..keys import MAX_SEGMENT, contains_unsafe_chars, replace_unsafe_chars
+from ...errors import UsageError, UsageTypeError
+from ...keys import MAX_SEGMENT, contains_unsafe_chars, replace_unsafe_chars
 from .binding import target_of
 from .hashing import digest
-from .hashing_objects import main_stem
-from .hashing_types import SCALARS
+from .objects import main_stem
+from .types import SCALARS
 
 __all__ = ["CODE", "captured", "code_digest", "name_of"]
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ormsgpack import packb
 
-from ..codecs.types import encoder_of
-from .hashing_objects import (
+from ...codecs.types import encoder_of
+from .objects import (
     Refused,
     layout_of,
     spell,
@@ -224,9 +224,9 @@ def _exactly(kind: type) -> Writer | None:
         return write
     root = str(kind.__module__).partition(".")[0]
     if root in ("numpy", "pandas", "torch"):
-        from . import hashing_arrays
+        from . import arrays
 
-        write = hashing_arrays.writer_of(kind, root)
+        write = arrays.writer_of(kind, root)
     elif kind.__name__ in _elsewhere:
         module, found = _elsewhere[kind.__name__]
         write = found if getattr(sys.modules.get(module), kind.__name__, None) is kind else None

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from ormsgpack import packb
 
-from ..errors import UsageTypeError
-from .hashing_objects import Refused
-from .hashing_types import SCALARS, sized, writer_for, writers
+from ...errors import UsageTypeError
+from .objects import Refused
+from .types import SCALARS, sized, writer_for, writers
 
 __all__ = ["Walk", "digest"]
 

@@ -16,7 +16,7 @@ from operator import itemgetter
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, Final, NamedTuple, cast
 
-from ..errors import UsageError, UsageTypeError
+from ...errors import UsageError, UsageTypeError
 
 __all__ = ["Binding", "Target", "target_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from ..errors import UsageTypeError
+from ...errors import UsageTypeError
 from .binding import Binding
 from .hashing import digest
 from .naming import captured, name_of

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ormsgpack import packb
 
-from ..codecs.types import encoder_of
+from ...codecs.types import encoder_of
 
 if TYPE_CHECKING:
-    from ..protocol import Buffer
+    from ...protocol import Buffer
     from .hashing import Walk
 
 __all__ = [
