@@ -150,8 +150,11 @@ class _Pulse:
             raise UnavailableError("no thread can be started for calls that are made now and then", hint=hint) from error
 
     def _work(self) -> None:
-        while self is _pulse:  # else the last call forked, and this is the child
-            self._next()
+        try:
+            while self is _pulse:  # else the last call forked, and this is the child
+                self._next()
+        finally:
+            self._seats.append(None)  # whatever ended it, another may take its place
 
     def _next(self) -> None:
         """Lead until a call is due, hand over, and make it. Nothing of it is held afterwards."""
