@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         ConflictError,
         IntegrityError,
         InvalidKeyError,
+        LeaseLostError,
         MissingExtraError,
+        NotAcquiredError,
         NotFoundError,
         NotModified,
         PerdureError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .keys import SafeStrTuple, replace_unsafe_chars
+    from .locks.lease import lock
     from .mapping.dict import PersiDict
     from .mapping.family import BasicS3Dict, EmptyDict, FileDirDict, LocalDict, S3Dict
     from .mapping.flags import (
@@ -71,11 +74,12 @@ _homes = {
     "codecs.security": "Encrypted Signed",
     "codecs.types": "register_type",
     "errors": (
-        "BackendError CodecError ComponentError ConflictError IntegrityError InvalidKeyError MissingExtraError NotFoundError "
-        "NotModified PerdureError PolicyError PreconditionError SnapshotNotFoundError UnavailableError UnknownOutcomeError "
-        "UntrustedError UntrustedWarning UsageError"
+        "BackendError CodecError ComponentError ConflictError IntegrityError InvalidKeyError LeaseLostError MissingExtraError "
+        "NotAcquiredError NotFoundError NotModified PerdureError PolicyError PreconditionError SnapshotNotFoundError "
+        "UnavailableError UnknownOutcomeError UntrustedError UntrustedWarning UsageError"
     ),
     "keys": "SafeStrTuple replace_unsafe_chars",
+    "locks.lease": "lock",
     "mapping.dict": "PersiDict",
     "mapping.family": "BasicS3Dict EmptyDict FileDirDict LocalDict S3Dict",
     "mapping.flags": (
@@ -138,10 +142,12 @@ __all__ = [
     "KeepThinned",
     "KeepYoungerThan",
     "LatestStatesKeeper",
+    "LeaseLostError",
     "LocalDict",
     "Meta",
     "MissingExtraError",
     "NEVER_RETRIEVE",
+    "NotAcquiredError",
     "NotFoundError",
     "NotModified",
     "Observed",
@@ -171,6 +177,7 @@ __all__ = [
     "get_or_create",
     "get_or_create_async",
     "load_pickle",
+    "lock",
     "open_backend",
     "register_type",
     "replace_unsafe_chars",

@@ -7,7 +7,8 @@
     │   └── SnapshotNotFoundError (FileNotFoundError)   ... and it was to be a snapshot
     ├── NotModified                       `get(if_none_match=...)`: keep using what you have
     ├── PreconditionError                 somebody else was first: read again, decide again
-    │   └── ConflictError (RuntimeError)  ... and every retry lost as well
+    │   ├── ConflictError (RuntimeError)  ... and every retry lost as well
+    │   └── LeaseLostError                ... and holds the lock that was yours: stop
     ├── InvalidKeyError (ValueError)      the key can never work here: change the key
     │   └── InvalidKeyTypeError (TypeError)   ... as it is not made of strings
     ├── CodecError (ValueError)           the value cannot be written, or what is stored cannot be read
@@ -21,7 +22,8 @@
     ├── MissingExtraError (ImportError)   an optional dependency is not installed: the message says what to type
     └── BackendError (OSError, RuntimeError)   the place itself failed
         ├── UnavailableError              ... for the moment: the same call may work later
-        │   └── MissingRankError (TimeoutError)   ... as other processes did not bring their parts of a snapshot
+        │   ├── MissingRankError (TimeoutError)   ... as other processes did not bring their parts of a snapshot
+        │   └── NotAcquiredError (TimeoutError)   ... as others held the lock for longer than you would wait
         └── UnknownOutcomeError           ... and the write may or may not have happened
 
 Each error says which key, in which place, and what to do next, and keeps these as the attributes `key`, `place` and `hint`.
@@ -43,8 +45,10 @@ __all__ = [
     "IntegrityError",
     "InvalidKeyError",
     "InvalidKeyTypeError",
+    "LeaseLostError",
     "MissingExtraError",
     "MissingRankError",
+    "NotAcquiredError",
     "NotFoundError",
     "NotModified",
     "PerdureError",
@@ -172,6 +176,10 @@ class ConflictError(PreconditionError, RuntimeError):
             key, problem = problem, f"another writer was first, {'once' if attempts == 1 else f'{attempts} times'}"
         super().__init__(problem, key=key, place=place, hint=hint)
         self.attempts = attempts or 0
+
+
+class LeaseLostError(PreconditionError):
+    """A lease that was held is held no more, and others may hold it by now: what it protects must not be touched."""
 
 
 class InvalidKeyError(PerdureError, ValueError):
@@ -305,6 +313,10 @@ class MissingRankError(UnavailableError, TimeoutError):
     """
 
     ranks: tuple[int, ...] = ()
+
+
+class NotAcquiredError(UnavailableError, TimeoutError):
+    """A lock or a slot of a semaphore was not free within the time that was allowed."""
 
 
 class UnknownOutcomeError(BackendError):

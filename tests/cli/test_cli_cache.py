@@ -22,7 +22,7 @@ import perdure
 from perdure.cli import cache_contents
 from perdure.cli.cache_contents import Function, Window, is_meant, span
 from perdure.codecs.chain import Chain
-from perdure.codecs.entry import Entry, write_entry
+from perdure.codecs.entry import Entry, write_entry, write_note
 from perdure.errors import UsageError
 from perdure.protocol import Backend
 from perdure.wrappers import Bounded
@@ -93,7 +93,7 @@ def record(place: Backend, function: str, hours: dict[datetime, dict[str, float]
     for hour, counts in hours.items():
         days.setdefault(hour.date().isoformat(), {})[str(hour.hour)] = counts
     for day, counted in days.items():
-        place.put(f"stats()/{function}/{day}", json.dumps({"version": 1, "hours": counted}).encode())
+        place.put(f"stats()/{function}/{day}", write_note(json.dumps({"version": 1, "hours": counted}).encode()))
 
 
 def now() -> datetime:
@@ -314,10 +314,10 @@ def test_statistics_that_make_no_sense_do_no_harm(run, tmp_path, text) -> None:
     place = perdure.open_backend(url := f"memory:{tmp_path}")
     keep(place, "m.f()")
     today = now()
-    place.put(f"stats()/m.f()/{today.date()}", f'{{"version": 1, "hours": {{"{today.hour}": {text}}}}}'.encode())
-    place.put(f"stats()/m.g()/{today.date()}", b"\xff not JSON")
-    place.put("stats()/m.g()/2026-13-99", b"{}")
-    place.put(f"stats()/m.h()/{today.date()}", b'{"version": 1, "hours": {"-1": {"hits": 1}, "x": {}}}')
+    place.put(f"stats()/m.f()/{today.date()}", write_note(f'{{"version": 1, "hours": {{"{today.hour}": {text}}}}}'.encode()))
+    place.put(f"stats()/m.g()/{today.date()}", write_note(b"\xff not JSON"))
+    place.put("stats()/m.g()/2026-13-99", write_note(b"{}"))
+    place.put(f"stats()/m.h()/{today.date()}", write_note(b'{"version": 1, "hours": {"-1": {"hits": 1}, "x": {}}}'))
     assert row(run("cache", url).out, "m.f()")[1] == "1"
     assert run("cache", url, "--json").json["functions"][0]["hits"] in (0, 1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from perdure.codecs.entry import read_note
 from perdure.errors import (
     UnknownOutcomeError,
 )
@@ -40,7 +41,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def stored(backend: Backend, key: str = KEY) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(backend.get(key).data)
+    fields: dict[str, Any] = json.loads(read_note(backend.get(key).data) or b"")
     return fields
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from locking import lose_after, stored
 
+from perdure.codecs.entry import write_note
 from perdure.errors import (
     IntegrityError,
     UnavailableError,
@@ -155,7 +156,7 @@ def test_a_counter_remembers_a_bounded_number_of_changes(memory: MemoryBackend) 
     ],
 )
 def test_what_is_no_record_of_a_counter_is_an_error_and_stays(memory: MemoryBackend, fields: dict[str, Any]) -> None:
-    data = json.dumps({"perdure": "counter", "format": 1, **fields}).encode()
+    data = write_note(json.dumps({"perdure": "counter", "format": 1, **fields}).encode())
     memory.put("counters()/it", data)
     counter = Counter(memory, "it")
     for call in (counter.add, lambda: counter.swap(1), lambda: counter.value):

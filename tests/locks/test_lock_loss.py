@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from locking import HOLDER, KEY, LONG, SHORT, Clock, stored, until
 
+from perdure.codecs.entry import write_note
 from perdure.errors import (
     CodecError,
     IntegrityError,
@@ -100,7 +101,7 @@ def test_a_holder_that_was_overtaken_learns_it_from_its_next_renewal(memory: Mem
     record = stored(memory)
     record["token"] = 2
     record["holders"] = [dict(record["holders"][0], nonce="other", token=2, name="the other one")]
-    memory.put(KEY, json.dumps(record).encode())
+    memory.put(KEY, write_note(json.dumps(record).encode()))
     assert lease.held
     with pytest.raises(PreconditionError, match=r"the other one .* took it over"):
         lease.renew()
@@ -287,7 +288,7 @@ def test_what_is_no_record_of_a_lock_is_an_error_and_stays(memory: MemoryBackend
 
 def test_a_record_of_a_later_format_is_an_error_and_stays(memory: MemoryBackend) -> None:
     for kind, call in (("lock", lock(memory, "it").acquire), ("counter", Counter(memory, "it").add)):
-        data = json.dumps({"perdure": kind, "format": 2}).encode()
+        data = write_note(json.dumps({"perdure": kind, "format": 2}).encode())
         memory.put(f"{kind}s()/it", data)
         with pytest.raises(CodecError, match="has the format 2, and this version knows 1") as info:
             call()

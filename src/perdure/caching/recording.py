@@ -1,7 +1,8 @@
 """What caches counted, kept in their place hour by hour, so that `perdure cache URL` can show what all processes did.
 
-One record for each function and day, under `stats()/FUNCTION/DAY`, is JSON: `{"version": 1, "hours": {"13": {"hits": 5}}}`.
-Days and hours are in UTC. Every process adds what it counted once a minute and when it ends, by compare-and-swap.
+One record for each function and day, under `stats()/FUNCTION/DAY`, is a note (`perdure.codecs.entry`) of JSON, such as
+`{"version": 1, "hours": {"13": {"hits": 5, "misses": 2}}}`. Days and hours are in UTC. Every process adds what it counted once
+a minute and when it ends, by compare-and-swap.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from .. import pulse
+from ..codecs.entry import read_note, write_note
 from ..errors import NotFoundError, PerdureError, PreconditionError, UnavailableError
 from ..protocol import ABSENT, Backend, Condition
 from .stats import Counts, Stats
@@ -141,7 +143,7 @@ class Recorder:
                 if amount:
                     hour[name] = round(hour.get(name, 0) + amount, 3)
             try:
-                self._backend.put(key, json.dumps({"version": 1, "hours": hours}).encode(), if_match=seen)
+                self._backend.put(key, write_note(json.dumps({"version": 1, "hours": hours}).encode()), if_match=seen)
             except PreconditionError:
                 continue
             if seen is ABSENT:
@@ -187,7 +189,10 @@ def _pages(keys: Iterator[str]) -> Iterator[list[str]]:
 def _read(data: bytes) -> dict[str, dict[str, float]]:
     """The hours in a record; none where it is not one of ours, which is then replaced."""
     try:
-        record = json.loads(data[:_LARGEST])
+        note = read_note(data)
+        if note is None or len(note) > _LARGEST:
+            return {}
+        record = json.loads(note)
         if record["version"] != 1:
             return {}
         return {

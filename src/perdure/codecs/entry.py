@@ -3,7 +3,7 @@
 An entry is a frame (`perdure.codecs.chain`) of codec number 0, which has no codec, but a header and another frame::
 
     0        the head of a frame: 0xC1, 1, 0, 0
-    4        flags: 1 there is a value, 2 the value is an error, 4 somebody claims the key
+    4        flags: 1 there is a value, 2 the value is an error, 4 somebody claims the key; 8 it is a note
     5        when the value was stored, if that is not when this was written; seconds since the epoch, a double, else 0
     13       how long the value took to compute: seconds, a float
     17       how long the claim is good when it is not renewed: seconds, a float
@@ -13,6 +13,9 @@ An entry is a frame (`perdure.codecs.chain`) of codec number 0, which has no cod
 
 Value and claim stand in one record so that one compare-and-swap decides about both: who claimed a key and was then
 overtaken, or whose value was invalidated meanwhile, cannot store its result any more.
+
+A note is something that perdure itself keeps under a key, such as the state of a lock: its bytes stand where a value would. A
+dict that has a note among its keys finds no value there.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = [
     "Unfinished",
     "holds_value",
     "is_claim",
+    "read_note",
+    "write_note",
     "read_entry",
     "value_in",
     "write_entry",
@@ -40,6 +45,7 @@ HEAD: Final = b"\xc1\x01\x00\x00"
 _VALUE: Final = 1
 _ERROR: Final = 2
 _CLAIM: Final = 4
+_NOTE: Final = 8
 PLAIN: Final = HEAD + bytes((_VALUE,))
 """How an entry begins that is a value and nothing else."""
 
@@ -56,7 +62,7 @@ _NOBODY: Final = bytes(12)
 
 
 class Unfinished(CodecError):
-    """There is no value under the key: somebody is computing it, or was killed while doing so."""
+    """There is no value under the key: somebody is computing it, or was killed while doing so; or it is a note."""
 
 
 class Entry(NamedTuple):
@@ -105,6 +111,19 @@ def read_entry(data: bytes) -> Entry | None:
     return Entry(value, bool(flags & _ERROR), stored, cost, lease, token if flags & _CLAIM else b"", renewals)
 
 
+def write_note(note: bytes) -> bytes:
+    """A note, so that whoever looks for values knows that it is none."""
+    header = _PACKED.pack(HEAD, _NOTE, 0.0, 0.0, 0.0, _NOBODY, 0)
+    return b"".join((header, note, _crc(crc32(note, crc32(header)))))
+
+
+def read_note(data: bytes) -> bytes | None:
+    """The note in stored bytes; None where they are something else, or damaged."""
+    if not data.startswith(HEAD) or len(data) < START + 4 or data[4] != _NOTE or crc32(data) != _WHOLE:
+        return None
+    return data[START:-4]
+
+
 def is_claim(data: bytes) -> bool:
     """Tell whether somebody claims the key, without a look at the rest."""
     return data.startswith(HEAD) and len(data) > 4 and bool(data[4] & _CLAIM)
@@ -132,5 +151,5 @@ def value_in(data: bytes) -> bytes:
     """
     entry = read_entry(data)
     if entry is None or entry.value is None or entry.is_error:
-        raise Unfinished("the value is being computed", hint="Wait for it, or ask with get_or_create.")
+        raise Unfinished("there is no value, but a note of perdure's own, or somebody's claim to compute one")
     return entry.value

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from ..durations import Duration, seconds
-from ..errors import PerdureError, PreconditionError, UsageError
+from ..errors import LeaseLostError, PerdureError, PreconditionError, UsageError
 from ..pulse import Beat, every
 from .clock import boot_time
 from .records import Holder, Name, Records, Where
@@ -114,7 +114,7 @@ class Holding:
         """Raise unless it is held. Costs no request.
 
         Raises:
-            PreconditionError: It was lost, or belongs to the process that forked this one.
+            LeaseLostError: It was lost, or belongs to the process that forked this one.
             UsageError: It was not acquired, or was released.
         """
         grip = self._require()
@@ -125,7 +125,7 @@ class Holding:
         """Renew it now.
 
         Raises:
-            PreconditionError, UsageError: As `check`.
+            LeaseLostError, UsageError: As `check`.
             UnknownOutcomeError, BackendError, CodecError: It was not renewed, and is held for `expires_in`.
         """
         grip = self._require()
@@ -146,7 +146,7 @@ class Holding:
         grip = self._grip
         if grip is None:
             if self._left_to_parent:
-                raise self._at(PreconditionError("the process that forked this one holds the lease", hint="Acquire it here."))
+                raise self._at(LeaseLostError("the process that forked this one holds the lease", hint="Acquire it here."))
             raise self._at(UsageError("the lease is not held", hint="Acquire it first."))
         return grip
 
@@ -155,11 +155,11 @@ class Holding:
             self._slots.lose(grip, f"it was not renewed within {self.ttl:g} s")
         return not grip.lost
 
-    def _lost(self, grip: Grip) -> PreconditionError:
+    def _lost(self, grip: Grip) -> LeaseLostError:
         hint = (
             f"Stop: others may be at work. The resource can tell them from you: your token is {grip.token}, theirs are larger."
         )
-        return self._at(PreconditionError(f"the lease was lost: {grip.lost}", hint=hint))
+        return self._at(LeaseLostError(f"the lease was lost: {grip.lost}", hint=hint))
 
     # -------------------------------------------------------------------------------------------------- in the background
 

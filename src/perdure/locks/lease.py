@@ -250,8 +250,8 @@ def lock(
 ) -> Lease:
     """A lock that all processes and machines share which can reach a place: `with lock("s3://b/locks", "nightly") as lease:`.
 
-    Nothing is acquired and nothing requested before `with` or `acquire`. `with` raises `UnavailableError` where it is not
-    acquired within `timeout`, and says who holds it; at the end it raises `PreconditionError` where the lease was lost
+    Nothing is acquired and nothing requested before `with` or `acquire`. `with` raises `NotAcquiredError` where it is not
+    acquired within `timeout`, and says who holds it; at the end it raises `LeaseLostError` where the lease was lost
     meanwhile, unless something else is being raised.
 
     Takes, raises and costs what `Lease` does; read there what a lease can do, and what it cannot.

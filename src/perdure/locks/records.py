@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from ..codecs.entry import read_note, write_note
 from ..errors import CodecError, IntegrityError, NotFoundError, UsageError, UsageTypeError
 from ..keys import join_key
 from ..protocol import ABSENT, NOT_KEPT, Backend, Condition, ETag
@@ -92,8 +93,11 @@ class Records:
             blob = self.backend.get(self.key, if_none_match=None if known is ABSENT else known)
         except NotFoundError:
             return {}, ABSENT
+        note = read_note(blob.data)
+        if note is None:
+            raise self.unfit("something else is there, or it is damaged")
         try:
-            fields: Any = json.loads(blob.data)
+            fields: Any = json.loads(note)
         except (ValueError, RecursionError) as error:
             raise self.unfit("it is not JSON") from error
         if not isinstance(fields, dict) or fields.get("perdure") != self._kind:
@@ -108,7 +112,8 @@ class Records:
     def put(self, fields: dict[str, Any], if_match: Condition) -> ETag:
         """Swap it. Raises as a put of the backend does, and `UsageError` where nothing is kept."""
         stored = {"perdure": self._kind, "format": _FORMAT, **fields, "write": nonce()}
-        etag = self.backend.put(self.key, json.dumps(stored, separators=(",", ":")).encode(), if_match=if_match)
+        data = write_note(json.dumps(stored, separators=(",", ":")).encode())
+        etag = self.backend.put(self.key, data, if_match=if_match)
         if etag == NOT_KEPT:
             raise UsageError(
                 f"a {self._kind} cannot be kept here", place=self.place, hint="Use a place that keeps what is put."

@@ -5,7 +5,7 @@ So the same steps serve a thread, which sleeps itself, and an event loop, which 
 
 from __future__ import annotations
 
-from ..errors import UnavailableError, UsageError
+from ..errors import NotAcquiredError, UsageError
 from .clock import boot_time, fraction
 from .records import Holder, Records, State, nonce, this_process
 from .slots import Grip, Slots
@@ -100,7 +100,7 @@ class Waiting:
             return False
         return True
 
-    def in_vain(self) -> UnavailableError:
+    def in_vain(self) -> NotAcquiredError:
         """The error for a wait that ended without a slot."""
         waited = f"within {self._timeout:g} s" if self._timeout > 0 else "at once"
         who = f"; held by {_listing(self.holders)}" if self.holders else ""
@@ -108,7 +108,7 @@ class Waiting:
         hint = "Try again later, or wait longer."
         if self._timeout <= ttl:
             hint = f"Wait longer than {ttl:g} s: so long it takes to find out that a holder is dead."
-        return UnavailableError(f"not acquired {waited}{who}", key=self._records.key, place=self._records.place, hint=hint)
+        return NotAcquiredError(f"not acquired {waited}{who}", key=self._records.key, place=self._records.place, hint=hint)
 
 
 def _listing(holders: tuple[Holder, ...]) -> str:
