@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from perdure.errors import BackendError, PerdureError, UnavailableError
 from perdure.protocol import ETag, check_key, require_settings
@@ -24,7 +24,6 @@ _IS = "SELECT 1 FROM blobs WHERE key = ? AND etag = ?"
 _SETTINGS = "SELECT name, value FROM settings"
 _RAISED = (sqlite3.Error, OSError, UnicodeError, OverflowError)  # by SQLite, by the lock file, by what cannot be a parameter
 T = TypeVar("T")
-Run: TypeAlias = Callable[[Link, str, Any], int]
 
 
 def _amidst(what: str) -> BackendError:
@@ -87,9 +86,18 @@ class Calls:
         return rows
 
     def write(
-        self, key: str | None, sql: str, values: Any, swap: ETag | None = None, *, creating: bool = True, run: Run | None = None
+        self,
+        key: str | None,
+        sql: str,
+        values: Any,
+        swap: ETag | None = None,
+        *,
+        creating: bool = True,
+        many: bool = False,
+        loosely: bool = False,
     ) -> int:
-        """Run one statement when our turn has come, or let `run` do that; return how many rows were changed."""
+        """Run one statement when our turn has come, or with `many` a transaction of those that stand with their values in
+        `values`; return how many rows were changed. With `loosely` and `many` it is one statement, see `_loosely`."""
         try:
             link = self._local.link
         except AttributeError:
@@ -97,7 +105,7 @@ class Calls:
         try:
             with link.lock:
                 if link.busy:
-                    return self._aside(self.write, key, sql, values, swap, creating=creating, run=run)
+                    return self._aside(self.write, key, sql, values, swap, creating=creating, many=many, loosely=loosely)
                 try:
                     link.busy = True
                     while write := link.write or self._prepare(link, creating and swap is None):
@@ -111,8 +119,8 @@ class Calls:
                                 if swap is not None and not write(_IS, (key, swap)).fetchone():
                                     return 0
                             if link.look_again > monotonic() or link.is_current():
-                                if run is not None:
-                                    return run(link, sql, values)
+                                if many:
+                                    return self._loosely(link, sql, values) if loosely else self._transact(link, values)
                                 return int(write(sql, values).rowcount)
                         finally:
                             if link.fd == fd:  # else this is a child forked just now, and the lock is its parent's
@@ -137,8 +145,8 @@ class Calls:
         flock(link.fd, LOCK_EX)
         return True
 
-    def transact(self, link: Link, sql: str, statements: list[tuple[str, Any]]) -> int:
-        """For `write`: run a transaction of statements, each with its values."""
+    def _transact(self, link: Link, statements: list[tuple[str, Any]]) -> int:
+        """Run a transaction, and return how many rows it changed."""
         db = link.db
         changed = 0
         try:
@@ -154,8 +162,8 @@ class Calls:
         finally:
             link.alone = False
 
-    def loosely(self, link: Link, sql: str, values: Any) -> int:
-        """For `write`: run a statement without waiting for the disk; a power cut may undo it until the next durable write.
+    def _loosely(self, link: Link, sql: str, values: Any) -> int:
+        """Run a statement without waiting for the disk; a power cut may undo it until the next durable write.
 
         With a write-ahead log that is safe beside durable writes: the log keeps their order, and each of them syncs all of it.
         """

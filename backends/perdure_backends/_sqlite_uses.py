@@ -4,7 +4,7 @@ So a database of before is as valid as ever, older versions go on with one that 
 pays nothing. A row counts as long as it is later than the time of writing, so that of a value that was rewritten is without
 effect. That of a value that was deleted stays for a while: every call looks through some rows and removes such.
 
-Marks become durable with the next durable write, and not by themselves (see `Calls.loosely`): to forget some in a power cut
+Marks become durable with the next durable write, and not by themselves (see `Calls._loosely`): to forget some in a power cut
 harms nobody.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 from perdure.protocol import check_key
 
@@ -61,13 +62,11 @@ class Uses:
         self._calls.check_open()
         if not marks:
             return
-        write, loosely = self._calls.write, self._calls.loosely
         if not self._is_there():
-            write(None, _MAKE, (), creating=False, run=loosely)
+            self._write(_MAKE, [])
         for start in range(0, len(marks), _TOGETHER):
             some = marks[start : start + _TOGETHER]
-            sql = _MARK.format(", ".join(["(?, ?)"] * len(some)))
-            write(None, sql, list(chain.from_iterable(some)), creating=False, run=loosely)
+            self._write(_MARK.format(", ".join(["(?, ?)"] * len(some))), list(chain.from_iterable(some)))
         self._sweep(2 * len(marks) + 10)  # more than were added, so that those of deleted values never pile up
 
     def _is_there(self) -> bool:
@@ -85,4 +84,7 @@ class Uses:
         gone = [row for row, is_gone in rows if is_gone]
         for start in range(0, len(gone), _TOGETHER):
             some = gone[start : start + _TOGETHER]
-            self._calls.write(None, _FORGET.format(",".join("?" * len(some))), some, creating=False, run=self._calls.loosely)
+            self._write(_FORGET.format(",".join("?" * len(some))), some)
+
+    def _write(self, sql: str, values: list[Any]) -> None:
+        self._calls.write(None, sql, values, creating=False, many=True, loosely=True)

@@ -45,7 +45,7 @@ from perdure.protocol import (
 )
 
 from . import _sqlite_file as file
-from ._sqlite_calls import Calls, Run
+from ._sqlite_calls import Calls
 from ._sqlite_uses import Uses
 
 _GET = "SELECT data, etag, modified FROM blobs WHERE key = ?"
@@ -254,7 +254,7 @@ class SQLiteBackend(Backend):
             (_PUT.replace(_ROW, ", ".join([_ROW] * len(some))), list(chain.from_iterable(some))) for some in _together(rows)
         ]
         if len(puts) > 1:
-            self._write(None, "", puts, run=self._calls.transact)
+            self._write(None, "", puts, many=True)
         elif puts:
             self._write(None, *puts[0])
         return {key: ETag(etag) for key, etag, _, _ in rows}
@@ -264,12 +264,12 @@ class SQLiteBackend(Backend):
         wanted = [check_key(key) for key in keys]
         deletes = [(f"DELETE FROM blobs WHERE key IN ({','.join('?' * len(some))})", some) for some in _together(wanted)]
         if len(deletes) > 1:
-            self._erase(None, "", deletes, run=self._calls.transact)
+            self._erase(None, "", deletes, many=True)
         elif deletes:
             self._erase(None, *deletes[0])
 
-    def _erase(self, key: str | None, sql: str, values: Any, *, run: Run | None = None) -> None:
-        if not self._write(key, sql, values, creating=False, run=run) and self._options["sync"] == "full":
+    def _erase(self, key: str | None, sql: str, values: Any, *, many: bool = False) -> None:
+        if not self._write(key, sql, values, creating=False, many=many) and self._options["sync"] == "full":
             # Absent already; but whoever removed it may have been killed before that was durable, and this call may not say so.
             try:
                 file.sync_log(os.path.realpath(self.path))

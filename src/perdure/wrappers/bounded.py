@@ -241,7 +241,7 @@ class Bounded(Backend):
         for piece in self._pieces(items, sizes):
             counted = {key: sizes[key] for key in piece if key in sizes}
             write = partial(self._backend.put_many, piece)
-            given = self._give(sum(counted.values()), len(counted))
+            given = not counted or self._give(sum(counted.values()), len(counted))
             etags |= self._write_given(write) if given else self._write_in_turn(counted, write)
         return etags
 
