@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
+from .. import pulse
 from ..aio.threads import Threads
+from ..errors import UnavailableError
 from ..protocol import Backend
 from .cache import Cache
 from .entries import Entries, Miss
 from .flights import Flight, Outcome
 from .running import own
-from .steps import Computed, Step, Steps, steps
+from .steps import Attempt, Computed, Step, Steps, steps, withdraw
 
 __all__ = ["AsyncCache", "call_of", "run_async"]
 
@@ -42,19 +45,26 @@ async def run_async(
 ) -> Any:
     """As `running.run`; `call` makes a call that may take as long as a request."""
     flights = entries.flights
-    if flights.is_mine(path):
-        return await factory()
+    task = asyncio.current_task()
+    owner = None if task is None else weakref.ref(task)  # or a task that its loop forgot would live on for its own sake
+    del task
     while True:
-        flight, leads = flights.join(path)
-        if leads:
-            outcome: Outcome | None = None
-            mark = flights.enter(path)
-            try:
-                outcome = await _take(steps(entries, path, miss, anew), factory, call)
-            finally:
-                flights.exit(mark)
-                flights.leave(path, flight, outcome)
+        mine = Flight(owner)
+        outcome: Outcome | None = None
+        attempt = Attempt()
+        try:
+            flight = flights.join(path, mine)
+            if flight is mine:
+                outcome = await _take(steps(entries, path, miss, anew, attempt), factory, call)
+        finally:
+            if attempt.token:
+                # The task is destroyed with its loop, so nothing can be awaited any more; and a request may take its time.
+                _soon(partial(withdraw, entries, path, attempt))
+            flights.leave(path, mine, outcome)
+        if outcome is not None:
             return entries.given(outcome)
+        if flight.owner == owner:
+            return await factory()
         if not anew and (meanwhile := await call(partial(entries.meanwhile, path))) is not None:
             return entries.given(meanwhile)
         entries.counts.add("waits")
@@ -63,6 +73,17 @@ async def run_async(
             return await factory()
         if not anew and flight.outcome is not None:
             return own(entries, flight.outcome, path)
+
+
+def _soon(call: Callable[[], object]) -> None:
+    def once() -> bool:
+        call()
+        return False
+
+    try:
+        pulse.every(0.001, once, name="withdrawal of a claim")
+    except UnavailableError:
+        call()  # the interpreter ends
 
 
 async def _landed(flight: Flight, patience: float) -> bool:
@@ -107,6 +128,8 @@ async def _take(
                     raise cancelled
                 else:
                     result = await asyncio.sleep(what)  # type: ignore[func-returns-value]
+            except GeneratorExit:
+                raise
             except BaseException as error:
                 step, what = todo.throw(error)
             else:
@@ -122,6 +145,8 @@ async def _compute(factory: Callable[[], Awaitable[Any]], cancelled: asyncio.Can
         return Computed(None, cancelled)
     try:
         return Computed(await factory())
+    except GeneratorExit:
+        raise  # the task is destroyed, and must not go on
     except BaseException as error:
         return Computed(None, error)
 

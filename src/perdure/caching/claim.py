@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 
 from .. import pulse
 from ..codecs.entry import Entry, write_entry
@@ -36,8 +37,15 @@ class Claim:
         self._lock = threading.Lock()  # a renewal and the last write exclude each other
         self._over = False
         self._beat: pulse.Beat | None = None
+        # Held weakly: where whoever computes is gone without a word, nobody renews it.
+        renew = weakref.WeakMethod(self._renew)
+
+        def beat() -> bool:
+            method = renew()
+            return method is not None and method()
+
         try:
-            self._beat = pulse.every(entry.lease / 3, self._renew, name=f"claim of {path}")
+            self._beat = pulse.every(entry.lease / 3, beat, name=f"claim of {path}")
         except UnavailableError as error:
             _log.debug("%s in %s is claimed and cannot be renewed: %s", path, backend.place, error)
 
@@ -45,6 +53,12 @@ class Claim:
     def kept(self) -> Entry | None:
         """The value that was there before and is to be there again where nothing better comes; None where there was none."""
         return None if self._entry.value is None else self._entry._replace(lease=0.0, token=b"", renewals=0)
+
+    def abandon(self) -> None:
+        """Renew it no more."""
+        self._over = True
+        if self._beat is not None:
+            self._beat.stop()
 
     def _renew(self) -> bool:
         with self._lock:

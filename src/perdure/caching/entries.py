@@ -25,6 +25,7 @@ from ..errors import (
     UnavailableError,
     UntrustedError,
 )
+from ..locks.clock import Watched
 from ..protocol import ABSENT, Backend, Blob, Condition
 from .failures import failure_in
 from .flights import Flights, Outcome
@@ -35,6 +36,8 @@ __all__ = ["EARLY", "MISS", "Entries", "Found", "PATIENCE", "Miss", "warn_withou
 
 _log = logging.getLogger("perdure.caching")
 _DAY: Final = 86400.0
+_WRONG: Final = 600.0  # seconds by which clocks are believed to differ at most, where more than a delay depends on it
+_MOST_WATCHED: Final = 1000
 _cost = Struct("<f").unpack_from
 PATIENCE: Final = 5.0
 """Seconds for which a place that cannot be reached is not asked again."""
@@ -62,11 +65,13 @@ class Found(NamedTuple):
         etag: Its version, or `ABSENT`; None where it is so damaged that it has none.
         entry: What it says; None where it is absent or cannot be read.
         stored: When the value was stored, in seconds since the epoch.
+        written: When the entry was.
     """
 
     etag: Condition
     entry: Entry | None = None
     stored: float = 0.0
+    written: float = 0.0
 
 
 class Entries:
@@ -106,6 +111,7 @@ class Entries:
         self._at_hand: Callable[[str], Blob | None] = getattr(near, "at_hand", _nothing)
         self._ttl = policy.ttl
         self._early = policy.early
+        self._watched: dict[str, Watched] = {}  # claims of others
         self._said: set[type] = set()
         self._asleep_until = -math.inf
 
@@ -201,8 +207,8 @@ class Entries:
             self.distrust(error, path)
             return Found(blob.etag)
         if entry is None:
-            return Found(blob.etag, Entry(blob.data), blob.modified)  # as a dict writes it
-        return Found(blob.etag, entry, entry.stored or blob.modified)
+            return Found(blob.etag, Entry(blob.data), blob.modified, blob.modified)  # as a dict writes it
+        return Found(blob.etag, entry, entry.stored or blob.modified, blob.modified)
 
     def answer(self, found: Found, path: str, *, computing: bool = False) -> Outcome | None:
         """What may be answered of what was found, None for nothing.
@@ -217,7 +223,9 @@ class Entries:
             return None
         age = time() - found.stored
         good = self.policy.is_good(age, entry.is_error)
-        if not good and not ((computing or entry.token) and self.policy.is_servable(age, entry.is_error)):
+        if not good and not (
+            self.policy.is_servable(age, entry.is_error) and (computing or (entry.token and not self._is_dead(path, found)))
+        ):
             return None
         try:
             if entry.is_error:
@@ -233,6 +241,25 @@ class Entries:
         if not good:
             self.counts.add("stale")
         return Outcome(value, entry.value, entry.is_error)
+
+    def silence(self, path: str, found: Found) -> float:
+        """For how many seconds a claim has not changed, before the eyes of this process.
+
+        Nobody's clock is believed, unless a claim is so old that no clock is as wrong.
+        """
+        assert found.entry is not None
+        if time() - found.written > self.policy.believable(found.entry.lease) + _WRONG:
+            return math.inf
+        watched = self._watched.get(path)
+        if watched is None:
+            if len(self._watched) >= _MOST_WATCHED:
+                self._watched.clear()
+            watched = self._watched.setdefault(path, Watched())
+        return watched.seen(str(found.etag))
+
+    def _is_dead(self, path: str, found: Found) -> bool:
+        assert found.entry is not None
+        return self.silence(path, found) >= self.policy.believable(found.entry.lease)
 
     def meanwhile(self, path: str) -> Outcome | None:
         """What may be answered while somebody in this process computes the key; None where that has to be waited for."""

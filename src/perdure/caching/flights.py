@@ -6,13 +6,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 __all__ = ["Flight", "Flights", "Outcome"]
 
 _all: weakref.WeakSet[Flights] = weakref.WeakSet()
-_mine: ContextVar[frozenset[tuple[int, str]]] = ContextVar("perdure_flights", default=frozenset())
 
 
 def _after_fork() -> None:
@@ -41,9 +39,14 @@ class Outcome(NamedTuple):
 
 
 class Flight:
-    """Somebody computing, and who waits for it."""
+    """Somebody computing, and who waits for it.
 
-    def __init__(self) -> None:
+    Args:
+        owner: Who computes: a thread or a task.
+    """
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
         self.outcome: Outcome | None = None
         self.landed = False
         self._waiting: list[Callable[[], object]] = []
@@ -74,42 +77,25 @@ class Flight:
 
 
 class Flights:
-    """The computations of this process that are on the way, by key."""
+    """The computations of this process that are on the way, by key.
+
+    No lock is held here: to take a key, and to give it back, is a single step each, which Ctrl-C cannot leave half done.
+    """
 
     def __init__(self) -> None:
         self.renew()
         _all.add(self)
 
     def renew(self) -> None:
-        """Forget all of them, and any lock that somebody holds."""
-        self._lock = threading.RLock()
+        """Forget all of them."""
         self._flights: dict[str, Flight] = {}
 
-    def join(self, path: str) -> tuple[Flight, bool]:
-        """The flight of a key, and whether the caller is the one who computes."""
-        with self._lock:
-            flight = self._flights.get(path)
-            if flight is not None:
-                return flight, False
-            flight = self._flights[path] = Flight()
-            return flight, True
+    def join(self, path: str, mine: Flight) -> Flight:
+        """The flight of a key: `mine`, and then the caller has to compute, unless there is one."""
+        return self._flights.setdefault(path, mine)
 
-    def leave(self, path: str, flight: Flight, outcome: Outcome | None) -> None:
-        """End a flight: the next who asks begins a new one, and at once where this one failed."""
-        with self._lock:
-            if self._flights.get(path) is flight:
-                del self._flights[path]
-        flight.land(None if outcome is None or outcome.failed else outcome)
-
-    def is_mine(self, path: str) -> bool:
-        """Tell whether the caller is, further up, computing this very key: it would wait for itself."""
-        # A task that was started there and goes on when all is over, has this in its context still.
-        return (id(self), path) in _mine.get() and path in self._flights
-
-    def enter(self, path: str) -> Any:
-        """Note that the caller is computing a key; returns what `exit` takes."""
-        return _mine.set(_mine.get() | {(id(self), path)})
-
-    def exit(self, token: Any) -> None:
-        """Undo `enter`."""
-        _mine.reset(token)
+    def leave(self, path: str, mine: Flight, outcome: Outcome | None) -> None:
+        """End a flight, if it has begun: the next who asks begins a new one, and who waits does so where this one failed."""
+        if self._flights.get(path) is mine:
+            del self._flights[path]
+            mine.land(None if outcome is None or outcome.failed else outcome)

@@ -15,6 +15,7 @@ LEASE: Final = 30.0
 WAIT: Final = 3600.0
 _DAY: Final = 86400.0
 _SHORTEST_LEASE: Final = 0.1
+_MOST_LEASES: Final = 10  # of our own, a claim of others is believed to last
 
 
 class Policy(NamedTuple):
@@ -50,6 +51,11 @@ class Policy(NamedTuple):
         """Tell whether a value of this age, in seconds, may be answered."""
         # One that seems to come from tomorrow was stored by a clock that was wrong, and would be good for who knows how long.
         return -_DAY < age < (self.errors_ttl if is_error else self.ttl)
+
+    def believable(self, lease: float) -> float:
+        """How many seconds a claim is waited for that is not renewed: as it says itself, but anybody may have written it."""
+        most = _MOST_LEASES * self.lease
+        return lease if 0 <= lease <= most else most
 
     def is_servable(self, age: float, is_error: bool) -> bool:
         """Tell whether it may be answered while somebody else computes a new one."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from time import sleep
 from typing import Any
 
 from .entries import Entries, Miss
-from .flights import Outcome
-from .steps import Computed, Step, Steps, steps
+from .flights import Flight, Outcome
+from .steps import Attempt, Computed, Step, Steps, steps, withdraw
 
 __all__ = ["own", "run"]
 
@@ -24,19 +25,23 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
         anew: Compute it, whatever is there.
     """
     flights = entries.flights
-    if flights.is_mine(path):
-        return factory()  # it calls itself: to wait for itself would be for ever
+    owner = get_ident()
     while True:
-        flight, leads = flights.join(path)
-        if leads:
-            outcome: Outcome | None = None
-            mark = flights.enter(path)
-            try:
-                outcome = _take(steps(entries, path, miss, anew), factory)
-            finally:
-                flights.exit(mark)
-                flights.leave(path, flight, outcome)
+        mine = Flight(owner)
+        outcome: Outcome | None = None
+        attempt = Attempt()
+        try:
+            flight = flights.join(path, mine)
+            if flight is mine:
+                outcome = _take(steps(entries, path, miss, anew, attempt), factory)
+        finally:
+            if attempt.token:
+                withdraw(entries, path, attempt)  # something struck between two steps, such as Ctrl-C
+            flights.leave(path, mine, outcome)
+        if outcome is not None:
             return entries.given(outcome)
+        if flight.owner == owner:
+            return factory()  # it calls itself: to wait for itself would be for ever
         if not anew and (meanwhile := entries.meanwhile(path)) is not None:
             return entries.given(meanwhile)
         entries.counts.add("waits")

@@ -17,6 +17,7 @@ from ..codecs.entry import Entry, write_entry
 from ..errors import (
     BackendError,
     CodecError,
+    PerdureError,
     PolicyError,
     PreconditionError,
     UnknownOutcomeError,
@@ -27,16 +28,14 @@ from .claim import Claim
 from .entries import Entries, Found, Miss
 from .failures import spell_failure
 from .flights import Outcome
-from .policy import Policy
 
-__all__ = ["Computed", "Step", "Steps", "steps"]
+__all__ = ["Attempt", "Computed", "Step", "Steps", "steps", "withdraw"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("perdure.caching")
 _SHORTEST: Final = 0.001  # seconds between two looks at somebody else's claim
 _LONGEST: Final = 1.0
-_AT_MOST: Final = 10  # of our own leases a claim of others is believed to last
 
 
 class Step(Enum):
@@ -64,6 +63,41 @@ class Computed(NamedTuple):
         return Outcome(self.value) if self.error is None else Outcome(self.error, is_error=True, failed=True)
 
 
+class Attempt:
+    """What has to be undone when the steps are not taken to their end.
+
+    Attributes:
+        token: Of the claim that there is, or may be; empty where there is none.
+        claim: The claim.
+    """
+
+    def __init__(self) -> None:
+        self.token = b""
+        self.claim: Claim | None = None
+
+
+def withdraw(entries: Entries, path: str, attempt: Attempt) -> None:
+    """Remove the claim that a computation left behind which was struck between two steps. Trouble is logged."""
+    if attempt.claim is not None:
+        attempt.claim.abandon()
+    for _ in range(2):  # a renewal may have been on its way
+        try:
+            found = entries.look(path)
+            if found.entry is None or found.entry.token != attempt.token or not isinstance(found.etag, str):
+                return
+            if found.entry.value is None:
+                entries.near.delete(path, if_match=found.etag)
+            else:
+                back = found.entry._replace(stored=found.stored, lease=0.0, token=b"", renewals=0)
+                entries.near.put(path, write_entry(back), if_match=found.etag)
+            return
+        except PreconditionError:
+            continue
+        except PerdureError as error:
+            _log.warning("%s: the claim of it stays for its lease: %s", path, error)
+            return
+
+
 def _call(entries: Entries, function: Callable[[], T]) -> Steps[T]:
     try:
         return (yield Step.CALL, function)  # type: ignore[no-any-return]
@@ -72,11 +106,11 @@ def _call(entries: Entries, function: Callable[[], T]) -> Steps[T]:
         raise _Unusable from error
 
 
-def steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
+def steps(entries: Entries, path: str, miss: Miss, anew: bool, attempt: Attempt) -> Steps[Outcome]:
     """From a key to what came out."""
     if miss is not Miss.FAILED and not entries.is_unreachable():
         try:
-            return (yield from _find_or_compute(entries, path, miss, anew))
+            return (yield from _find_or_compute(entries, path, miss, anew, attempt))
         except _Unusable:
             pass
     entries.counts.add("misses")
@@ -84,10 +118,10 @@ def steps(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]
     return computed.outcome()
 
 
-def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool) -> Steps[Outcome]:
+def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool, attempt: Attempt) -> Steps[Outcome]:
     early = miss is Miss.EARLY
     policy = entries.policy
-    silence, patience = Watched(), Watched()
+    patience = Watched()
     found: Found | None = None
     pause = _SHORTEST
     waited = False
@@ -103,8 +137,8 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool) -> Ste
                 return outcome
         if claimed and policy.lock and found.entry is not None:
             # The clocks of others are not to be trusted: what counts is how long nothing has happened before our eyes.
-            lease = _believable(found.entry.lease, policy)
-            silent, renewed = silence.seen(str(found.etag)), patience.seen(claimed.hex())
+            lease = policy.believable(found.entry.lease)
+            silent, renewed = entries.silence(path, found), patience.seen(claimed.hex())
             if silent < lease and renewed < policy.wait:
                 if not waited:
                     entries.counts.add("waits")
@@ -116,23 +150,19 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool) -> Ste
             _log.info("%s in %s: who claimed it %s, so it is computed here", path, entries.far.place, why)
         if not policy.lock:
             return (yield from _compute(entries, path, found, None))
-        claim = yield from _claim(entries, path, found, anew or early)
+        claim = yield from _claim(entries, path, found, anew or early, attempt)
         if claim is not None:
-            return (yield from _compute(entries, path, found, None if claim is _NO_CLAIM else claim))
+            outcome = yield from _compute(entries, path, found, None if claim is _NO_CLAIM else claim)
+            attempt.token = b""
+            return outcome
         early = False  # somebody else was first, and we take what comes
         pause = _SHORTEST
-
-
-def _believable(lease: float, policy: Policy) -> float:
-    """How long a claim is waited for that is not renewed. It says so itself, but anybody may have written it."""
-    most = _AT_MOST * policy.lease
-    return lease if 0 <= lease <= most else most
 
 
 _NO_CLAIM: Any = object()  # the place keeps nothing, so there is nothing to claim
 
 
-def _claim(entries: Entries, path: str, found: Found, keep: bool) -> Steps[Claim | None]:
+def _claim(entries: Entries, path: str, found: Found, keep: bool, attempt: Attempt) -> Steps[Claim | None]:
     """Claim a key, None where somebody else was first. What others may be answered meanwhile stays in the claim."""
     if found.etag is None:
         # Damaged so that it has no version to swap. Whatever it was, it is of no use.
@@ -143,20 +173,29 @@ def _claim(entries: Entries, path: str, found: Found, keep: bool) -> Steps[Claim
     token = os.urandom(12)
     entry = Entry(None, lease=entries.policy.lease, token=token)
     if keep and old is not None:
-        entry = old._replace(stored=found.stored, lease=entries.policy.lease, token=token)
+        entry = old._replace(stored=found.stored, lease=entries.policy.lease, token=token, renewals=0)
+    attempt.token = token
     try:
         etag: ETag = yield Step.CALL, partial(entries.far.put, path, write_entry(entry), if_match=found.etag)
     except PreconditionError:
+        attempt.token = b""
         return None
     except UnknownOutcomeError:
         again = yield from _call(entries, partial(entries.look, path))
         if again.entry is None or again.entry.token != token or not isinstance(again.etag, str):
+            attempt.token = b""
             return None
         etag = ETag(again.etag)
     except BackendError as error:
+        attempt.token = b""
         entries.complain(error)
         raise _Unusable from error
-    return _NO_CLAIM if etag == NOT_KEPT else Claim(entries.far, path, entry, etag)
+    if etag == NOT_KEPT:
+        attempt.token = b""
+        no_claim: Claim = _NO_CLAIM
+        return no_claim
+    attempt.claim = Claim(entries.far, path, entry, etag)
+    return attempt.claim
 
 
 def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> Steps[Outcome]:
@@ -170,6 +209,9 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> 
             yield from _take_back(entries, path, found, claim)
             return computed.outcome()
         frame = spell_failure(entries.errors_chain, error, path)
+        if frame is None:  # it could not be raised again as it is
+            yield from _take_back(entries, path, found, claim)
+            return computed.outcome()
         yield from _store(entries, path, found, claim, Entry(frame, is_error=True, cost=cost), plain=False)
         return Outcome(error, frame, is_error=True)
     keep: object = True
@@ -214,6 +256,8 @@ def _store(entries: Entries, path: str, found: Found, claim: Claim | None, entry
         _log.info("%s is not stored: %s", path, error)
         yield from _take_back(entries, path, found, claim)
     except BackendError as error:
+        if not isinstance(error, UnknownOutcomeError):  # a full disk, say, where others need not wait for the lease to end
+            yield from _take_back(entries, path, found, claim)
         entries.complain(error)
     else:
         entries.counts.add("bytes_written", len(data))

@@ -46,8 +46,8 @@ _VALUE: Final = 1
 _ERROR: Final = 2
 _CLAIM: Final = 4
 _NOTE: Final = 8
-PLAIN: Final = HEAD + bytes((_VALUE,))
-"""How an entry begins that is a value and nothing else."""
+PLAIN: Final = HEAD + bytes((_VALUE,)) + bytes(8)
+"""How an entry begins that is a value and nothing else, stored when it was written."""
 
 _PACKED: Final = Struct("<4sBdff12sI")
 COST: Final = 13
@@ -55,6 +55,9 @@ COST: Final = 13
 
 START: Final = _PACKED.size
 """Where the value begins."""
+
+BARE: Final = START + 4
+"""The size of a claim without a value. No value is as small."""
 
 _crc = Struct("<I").pack
 _WHOLE: Final = 0x2144DF1C

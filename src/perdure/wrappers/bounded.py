@@ -79,6 +79,7 @@ class Bounded(Backend):
         only: Tells by a key whether its value counts and may be evicted; all others are left alone. Quick, and always the same.
         on_evict: Called with key and size of each value that was evicted. What it raises is logged. It must not wait for a
             thread that writes here.
+        uncounted: Values of exactly so many bytes neither count nor are evicted: for records that stand for values to come.
 
     Attributes:
         troubles: How often uses could not be told to the place, or other processes not be kept out. The first one is logged.
@@ -100,6 +101,7 @@ class Bounded(Backend):
         max_items: int | None = None,
         only: Callable[[str], bool] | None = None,
         on_evict: Callable[[str, int], object] | None = None,
+        uncounted: int | None = None,
     ) -> None:
         self.place = backend.place
         self.shared_by_machines = backend.shared_by_machines
@@ -115,7 +117,8 @@ class Bounded(Backend):
         self._backend = backend
         self._only = only
         self._on_evict = on_evict
-        self._room = Room(backend, self._max_bytes, self._max_items, only, on_evict)
+        self._room = Room(backend, self._max_bytes, self._max_items, only, on_evict, uncounted)
+        self._uncounted = uncounted
         self._get, self._give, self._flying = backend.get, self._room.give, self._room.flying
         self._turn = turn_of(self.place)
         self._used: dict[str, float] = {}
@@ -220,6 +223,8 @@ class Bounded(Backend):
         """
         if self._only is not None and not self._only(check_key(key)):
             return self._backend.put(key, data, if_match=if_match)
+        if _size(data) == self._uncounted:
+            return self._backend.put(key, data, if_match=if_match)
         size = self._checked_size(key, data)
         if not self._give(size, 1):
             check_key(key)  # before others are evicted for it
@@ -263,7 +268,7 @@ class Bounded(Backend):
             yield piece
 
     def _checked_size(self, key: str, data: Buffer) -> int:
-        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        size = _size(data)
         if self._max_bytes is not None and size > self._max_bytes:
             text = f"a value of {size} bytes is larger than the limit for all, max_bytes={self._max_bytes}"
             raise PolicyError(text, key=key, place=self.place, hint="Raise the limit, or keep such values elsewhere.")
@@ -355,13 +360,17 @@ class Bounded(Backend):
         self._backend.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self._backend, self._max_bytes, self._max_items, self._only, self._on_evict)
+        arguments = (self._backend, self._max_bytes, self._max_items, self._only, self._on_evict, self._uncounted)
         return _reopen, (type(self), *arguments)
 
     def _after_fork(self) -> None:
         self._room.after_fork()
         self._flying = self._room.flying
         self._used = {}  # the parent tells them
+
+
+def _size(data: Buffer) -> int:
+    return len(data) if type(data) is bytes else memoryview(data).nbytes
 
 
 def _whole_number(max_items: int) -> int:
@@ -379,5 +388,6 @@ def _reopen(
     max_items: int | None,
     only: Callable[[str], bool] | None,
     on_evict: Callable[[str, int], object] | None,
+    uncounted: int | None,
 ) -> Bounded:
-    return cls(backend, max_bytes=max_bytes, max_items=max_items, only=only, on_evict=on_evict)
+    return cls(backend, max_bytes=max_bytes, max_items=max_items, only=only, on_evict=on_evict, uncounted=uncounted)

@@ -60,6 +60,7 @@ class Room:
         max_items: The limit in values, if there is one.
         only: Tells whether a key counts; `None`: all do.
         on_evict: Told key and size of what was evicted.
+        uncounted: The size of values that do not count.
 
     Attributes:
         flying: What was given to each thread, bytes and items, and may not be written yet. Each removes its own.
@@ -74,9 +75,11 @@ class Room:
         max_items: int | None,
         only: Callable[[str], bool] | None,
         on_evict: Callable[[str, int], object] | None,
+        uncounted: int | None = None,
     ) -> None:
         self._backend = backend
         self._only = only
+        self._uncounted = uncounted
         self._on_evict = on_evict
         self._bytes, self._items = _Limit(max_bytes), _Limit(max_items)
         self._lock = threading.RLock()  # re-entrant for signal handlers and finalizers
@@ -185,10 +188,10 @@ class Room:
             How many bytes and items there are, those about to be written aside, and the least recently used of them, as many as
             have the wanted bytes and are the wanted items.
         """
-        only, total, items, held = self._only, 0, 0, 0
+        only, uncounted, total, items, held = self._only, self._uncounted, 0, 0, 0
         heap: list[tuple[float, str, int]] = []  # its first is the one that was used last
         for key, size, used in self._backend.uses():
-            if key in writing or (only is not None and not only(key)):
+            if size == uncounted or key in writing or (only is not None and not only(key)):
                 continue
             total += size
             items += 1
