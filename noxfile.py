@@ -47,7 +47,7 @@ def demo(session: nox.Session) -> None:
 
 
 # Those that share the one SeaweedFS of a machine, or wait for killed processes; about half of the time goes there.
-APART = ["tests/backends", "tests/torture"]
+APART = ["tests/backends", "tests/caching", "tests/locks", "tests/torture"]
 
 
 @nox.session
