@@ -84,6 +84,69 @@ class Model:
     def predict(self, x: float) -> float:
         return x
 
+    @perdure.cached("memory:")
+    async def ask(self, x: int) -> str:
+        return str(x)
+
+    @classmethod
+    @perdure.cached("memory:")
+    def make(cls, x: int) -> list[int]:
+        return [x]
+
+    @classmethod
+    @perdure.cached("memory:")
+    async def fetch(cls, x: int) -> list[int]:
+        return [x]
+
+    @staticmethod
+    @perdure.cached("memory:")
+    def add(x: int, y: int = 0) -> int:
+        return x + y
+
+    @staticmethod
+    @perdure.cached("memory:")
+    async def later(x: type[int]) -> int:
+        return x()
+
+    @property
+    @perdure.cached("memory:")
+    def size(self) -> int:
+        return 1
+
+
+class Larger(Model):
+    @perdure.cached("memory:")  # pyright holds a method for an attribute, which must be of exactly the same type
+    def predict(self, x: float) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 2 * x
+
+    def ask(self, x: int) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        """It has no `cache` any more, which is why type checkers complain."""
+
+
+async def methods(model: Model) -> None:
+    assert_type(model.predict(1.0), float)
+    model.predict("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    model.predict()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    model.predict.cache.invalidate(1.0)
+    assert_type(Model.predict(model, 1.0), float)
+    Model.predict.cache.clear()
+    assert_type(Larger().predict(x=1.0), float)
+    assert_type(await model.ask(1), str)
+    await model.ask("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await model.ask.cache.contains(1), bool)
+    assert_type(Model.make(1), list[int])
+    assert_type(model.make(1), list[int])
+    assert_type(Larger.make(x=1), list[int])
+    Model.make("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await Model.fetch(1), list[int])
+    assert_type(await model.fetch(1), list[int])
+    assert_type(Model.add(1, y=2), int)
+    assert_type(model.add(1), int)
+    Model.add("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await Model.later(int), int)
+    assert_type(model.size, int)
+    assert_type(model.predict.__wrapped__(1.0), float)
+
 
 async def caches(d: perdure.PersiDict[int]) -> None:
     assert_type(double(1, times=3), list[int])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 from ..durations import Duration
 from ..errors import UsageTypeError
@@ -23,8 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCachedFunction", "CachedFunction", "cached"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
+
+_WRAPPER: Final = ".wrapper"
+# `inspect` takes for a function, or a coroutine function, what has these.
+_OF_FUNCTIONS: Final = frozenset(
+    ("__annotations__", "__code__", "__defaults__", "__globals__", "__kwdefaults__", "__name__", "__qualname__")
+)
+
+
+class _Taking(Protocol[S_contra, P, R_co]):
+    """What takes something first. Type checkers tell by it whether a function is a method of a class."""
+
+    def __call__(self, first: S_contra, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -41,10 +57,12 @@ class CachedFunction(Protocol[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
-    @overload
-    def __get__(self, instance: None, owner: type | None = None) -> CachedFunction[P, R_co]: ...
-    @overload
-    def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[..., R_co]: ...
+    @overload  # a class method, or what looks like one: its first argument is a class
+    def __get__(self: _Taking[type[S], Q, R], instance: S | None, owner: type[S]) -> CachedFunction[Q, R]: ...
+    @overload  # a method
+    def __get__(self: _Taking[S, Q, R], instance: S, owner: type[S] | None = None) -> CachedFunction[Q, R]: ...
+    @overload  # a method of a class without an instance, or a static method
+    def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R_co]: ...
 
 
 class AsyncCachedFunction(Protocol[P, R_co]):
@@ -61,10 +79,16 @@ class AsyncCachedFunction(Protocol[P, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
 
-    @overload
-    def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedFunction[P, R_co]: ...
-    @overload
-    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[..., R_co]: ...
+    @overload  # a class method, or what looks like one: its first argument is a class
+    def __get__(
+        self: _Taking[type[S], Q, Coroutine[Any, Any, R]], instance: S | None, owner: type[S]
+    ) -> AsyncCachedFunction[Q, R]: ...
+    @overload  # a method
+    def __get__(
+        self: _Taking[S, Q, Coroutine[Any, Any, R]], instance: S, owner: type[S] | None = None
+    ) -> AsyncCachedFunction[Q, R]: ...
+    @overload  # a method of a class without an instance, or a static method
+    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[P, R_co]: ...
 
 
 class Decorator(Protocol):
@@ -98,7 +122,7 @@ def cached(
     lock: bool = True,
     lease: Duration = LEASE,
     wait: Duration = WAIT,
-    local: Local | Iterable[Local] = (),
+    local: Local | Iterable[Local] | None = (),
     recheck: Duration = 60.0,
     on_error: str = "compute",
     on_evict: Callable[[str, int], object] | None = None,
@@ -133,7 +157,8 @@ def cached(
         filters: As of `perdure.open`: `perdure.Signed.from_env("NAME")` makes values acceptable from shared places. A
             value that is not signed, or not by us, counts as absent and is never decoded.
         trusted: Whoever can write to the place may run code here.
-        errors: Classes of exceptions that are stored and raised again, for `errors_ttl`.
+        errors: Classes of exceptions that are stored and raised again, for `errors_ttl`. One that would not come back the same
+            is not stored, such as one that holds a connection.
         errors_ttl: How long those are good; by default `ttl`, and a minute at most.
         keep_if: Tells of a value whether it is stored; by default all are, `None` too.
         lock: Whether processes wait for each other. Without, a miss costs one request less; threads always do.
@@ -177,6 +202,8 @@ def cached(
         wait=wait,
         on_error=on_error,
     )
+    if not isinstance(record_stats, bool):
+        raise UsageTypeError(f"record_stats is True or False, not {record_stats!r:.60}")
     open_place = Opening(
         where,
         codec=codec,
@@ -193,13 +220,16 @@ def cached(
 
     def decorate(function: Any) -> Any:
         if isinstance(function, (classmethod, staticmethod)):
-            return type(function)(decorate(function.__func__))
+            kind = _ClassMethod if isinstance(function, classmethod) else staticmethod
+            return kind(decorate(function.__func__))
+        if isinstance(function, _Bound):  # what a key is made of is looked for in a partial
+            function = partial(function.__func__, function.__self__)
         _refuse_what_cannot_be_cached(function)
-        is_async = inspect.iscoroutinefunction(_innermost(function))
+        is_async = any(map(inspect.iscoroutinefunction, _run_by(function)))
         keys = keys_of(function, key, ignored, version)
         cache = _cache_class(is_async)(function, open_place, policy, keys, record_stats=record_stats)
         wrapper = _wrapper(function, cache, is_async)
-        return _Method(wrapper, cache) if _is_in_class(function) else wrapper
+        return _method_of(wrapper) if _is_in_class(function) else wrapper
 
     return decorate
 
@@ -218,12 +248,18 @@ def _innermost(function: Any) -> Any:
     return function
 
 
+def _run_by(function: Any) -> tuple[Any, ...]:
+    """What tells whether calls are to be awaited: a function, or an object and the method that is run when it is called."""
+    inner = _innermost(function)
+    return (inner,) if inspect.isroutine(inner) else (inner, getattr(type(inner), "__call__", None))  # noqa: B004
+
+
 def _refuse_what_cannot_be_cached(function: Any) -> None:
     inner = _innermost(function)
     name = getattr(inner, "__qualname__", repr(inner))
     if isinstance(inner, type) or not callable(inner):
         raise UsageTypeError(f"only functions can be cached, and {inner!r:.60} is none")
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+    if any(inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run) for run in _run_by(function)):
         raise UsageTypeError(
             f"{name} is a generator function, and what a generator will give cannot be stored",
             hint="Return a list, or cache a function that makes one piece.",
@@ -250,38 +286,111 @@ def _is_in_class(function: Any) -> bool:
     return isinstance(function, types.FunctionType) and bool(parent) and not parent.endswith("<locals>")
 
 
+def _method_of(wrapper: Any) -> Any:
+    """The method that calls a wrapper. Pickles name it so: whether functions go by name or as a whole is up to who pickles."""
+    holder: Any = sys.modules.get(wrapper.__module__)
+    for name in wrapper.__qualname__.split("."):
+        holder = getattr(holder, name, None)
+        if isinstance(holder, _Method) and holder.wrapper is wrapper:
+            return holder
+    return (_AsyncMethod if inspect.iscoroutinefunction(wrapper) else _Method)(wrapper)
+
+
 class _Method:
-    """A cached function in a class: bound to an instance, its `cache` is about that instance."""
+    """A cached function in a class. It passes for a function with all who look for the attributes of one."""
 
-    def __init__(self, wrapper: Any, cache: Cache) -> None:
-        update_wrapper(self, wrapper)
-        self._wrapper = wrapper
-        self.cache = cache
-        if inspect.iscoroutinefunction(wrapper):
-            _mark_as_coroutine_function(self)
+    bound: type[_Bound]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._wrapper(*args, **kwargs)
+    def __init__(self, wrapper: Any) -> None:
+        update_wrapper(self, wrapper.__wrapped__)
+        vars(self).update(vars(wrapper))  # `cache` and `__wrapped__` among them
+        self.wrapper = wrapper
+        self.__qualname__ = wrapper.__qualname__.removesuffix(_WRAPPER)
+        # The name under which pickle finds the wrapper, by way of the class and of this object.
+        wrapper.__qualname__ = self.__qualname__ + _WRAPPER
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.wrapper(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        bound = partial(self._wrapper, instance)
-        update_wrapper(bound, self._wrapper, updated=())
-        bound.cache = BoundCache(self.cache, instance)  # type: ignore[attr-defined]
-        bound.__self__ = instance  # type: ignore[attr-defined]
-        return bound
+        return self if instance is None else self.bound(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_FUNCTIONS:
+            return getattr(self.wrapper, name)
+        raise AttributeError(f"a cached function has no attribute {name!r}", name=name, obj=self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if protocol < 4:  # which finds what is in a class only after it has written what holds it
+            return self.__qualname__
+        return _method_of, (self.wrapper,)
+
+    def __copy__(self) -> _Method:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Method:
+        return self  # as functions are copied
 
     def __repr__(self) -> str:
-        return f"<cached {self._wrapper!r}>"
+        return f"<cached function {self.__qualname__}>"
 
 
-def _mark_as_coroutine_function(method: Any) -> None:
-    """Let asyncio and those who build on it see that calls are to be awaited, as the object is no function."""
-    mark = getattr(inspect, "markcoroutinefunction", None)
-    if mark is not None:
-        mark(method)
-    else:  # Python 3.11
-        import asyncio
+class _AsyncMethod(_Method):
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return await self.wrapper(*args, **kwargs)
 
-        method._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001
+
+class _Bound:
+    """A cached method of an instance; its `cache` is about that instance."""
+
+    def __init__(self, method: _Method, instance: Any) -> None:
+        self.__func__ = method
+        self.__self__ = instance
+        self.__module__ = method.__module__
+        self.__doc__ = method.__doc__
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.cache.answer((self.__self__, *args), kwargs)
+
+    @property
+    def cache(self) -> BoundCache:
+        return BoundCache(self.__func__.cache, self.__self__)
+
+    @property
+    def __wrapped__(self) -> Any:  # where `inspect` finds the signature
+        return types.MethodType(self.__func__.__wrapped__, self.__self__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_FUNCTIONS or not name.startswith("__"):  # the others say how the method is copied, and the like
+            return getattr(self.__func__, name)
+        raise AttributeError(f"a cached method has no attribute {name!r}", name=name, obj=self)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.__self__, self.__func__.__name__)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bound) and self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), id(self.__func__)))
+
+    def __repr__(self) -> str:
+        return f"<cached method {self.__func__.__qualname__} of {self.__self__!r}>"
+
+
+class _AsyncBound(_Bound):
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return await self.__func__.cache.answer((self.__self__, *args), kwargs)
+
+
+class _ClassMethod(classmethod):  # type: ignore[type-arg]
+    """One whose `cache` is about the class. From Python 3.13 on a built-in one hands the class to the calls alone."""
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return self.__func__.__get__(type(instance) if owner is None else owner)
+
+
+_Method.bound, _AsyncMethod.bound = _Bound, _AsyncBound
+for _class in (_Method, _AsyncMethod):
+    # Among the names that stand in the body of a model, pydantic passes over functions, and over what comes from functools.
+    _class.__module__ = "functools"

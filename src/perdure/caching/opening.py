@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ..codecs.chain import Chain
-from ..codecs.entry import is_claim
+from ..codecs.entry import BARE, is_claim
 from ..durations import Duration, seconds
 from ..errors import UsageError, UsageTypeError
 from ..mapping.core import Core
@@ -86,11 +86,15 @@ class Opening:
         trusted: bool,
         max_bytes: Size | None,
         max_items: int | None,
-        local: Local | Iterable[Local],
+        local: Local | Iterable[Local] | None,
         recheck: Duration,
         on_evict: Callable[[str, int], object] | None,
         options: dict[str, Any],
     ) -> None:
+        if not isinstance(trusted, bool):
+            raise UsageTypeError(f"trusted is True or False, not {trusted!r:.60}")
+        if on_evict is not None and not callable(on_evict):
+            raise UsageTypeError(f"on_evict is a function of key and size, not {on_evict!r:.60}")
         if isinstance(where, Core):
             if codec is not None or filters or trusted or options:
                 hint = "Give them to perdure.open, or give a URL."
@@ -179,11 +183,17 @@ def _bound(
     def ours(key: str) -> bool:
         return key.startswith(prefix) and is_entry(key[cut:])
 
-    return Bounded(backend, max_bytes=max_bytes, max_items=max_items, only=ours, on_evict=on_evict)
+    return Bounded(backend, max_bytes=max_bytes, max_items=max_items, only=ours, on_evict=on_evict, uncounted=BARE)
 
 
 def _tiers(local: Any) -> list[Backend]:
-    given = [local] if isinstance(local, (str, os.PathLike)) or hasattr(local, "recorded") else list(local)
+    if local is None:
+        return []
+    given: Any = local
+    if isinstance(local, (str, os.PathLike)) or hasattr(local, "recorded"):
+        given = [local]
+    elif not isinstance(local, Iterable):
+        raise _no_tier(local)
     tiers: list[Backend] = []
     for tier in given:
         if isinstance(tier, (str, os.PathLike)):
@@ -192,8 +202,13 @@ def _tiers(local: Any) -> list[Backend]:
         elif hasattr(tier, "recorded"):
             tiers.append(tier)
         else:
-            raise UsageTypeError(f"a nearer place is a path, a URL or a backend, not {tier!r:.60}")
+            raise _no_tier(tier)
     return tiers
+
+
+def _no_tier(what: object) -> UsageTypeError:
+    hint = 'Such as local="memory:", or several, the nearest first.'
+    return UsageTypeError(f"a nearer place is a path, a URL or a backend, not {what!r:.60}", hint=hint)
 
 
 def _limited(backend: Backend) -> Backend:
