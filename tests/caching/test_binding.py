@@ -120,6 +120,7 @@ def test_ignored_parameters_are_left_out() -> None:
     binding = Binding(all_kinds, ignore=("b", "args", "*kwargs"))
     assert binding.names == ("a", "c")
     assert binding.bind((1, 8, 9), {"c": 7, "x": 1}) == (1, 7) == binding.bind((1,), {"c": 7})
+    assert Binding(plain, ignore=None).names == ("a", "b")
     assert Binding(plain, ignore=["a"]).bind((1,), {}) == (2,)
     assert Binding(plain, ignore={"a", "b"}).bind((1,), {}) == ()
 
@@ -137,6 +138,7 @@ def test_what_is_collected_can_be_ignored_by_name() -> None:
         (plain, ("zzzz",), "ignore has 'zzzz', and the function has no parameter of that name. Its parameters are 'a', 'b'."),
         (nothing, ("x",), "ignore has 'x', and the function has no parameter of that name. It has no parameters."),
         (plain, "ab", "ignore takes a collection of names, not 'ab'. Such as ignore=(\"verbose\",)."),
+        (plain, 5, 'ignore takes a collection of names, not 5. Such as ignore=("verbose",).'),
         (plain, (1,), 'ignore takes a collection of names, not (1,). Such as ignore=("verbose",).'),
     ],
 )

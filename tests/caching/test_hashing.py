@@ -31,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perdure
-from perdure.caching.keys.hashing import digest
+from perdure.caching.keys.hashing import RESULT_OF_KEY, digest
 from perdure.codecs import types as registered
 from perdure.errors import UsageTypeError
 
@@ -598,6 +598,7 @@ def test_digests_are_the_same_in_every_version_of_python() -> None:
 def test_objects_have_the_same_digest_in_every_version_of_python(monkeypatch) -> None:
     for kind in (Point, Slotted, Pair, Color, Bits, Plain):
         monkeypatch.setattr(kind, "__module__", "golden")
+    monkeypatch.setitem(sys.modules, "golden", sys.modules[__name__])
     value = [Point(1, [Slotted("a")]), Pair(1, Color.ROT), Bits.A | Bits.B, Point]
     assert digest((value, Plain(a=1)), ("x", "self"), "self") == "3c7554e2f0ea9e3bc9058cf2ed44be2b"
 
@@ -634,3 +635,62 @@ def test_other_processes_and_versions_agree_whatever_their_hash_seed(tmp_path) -
             done = subprocess.run([python, program], env=env, capture_output=True, text=True, check=True)
             found.append(json.loads(done.stdout))
     assert found[1:] == found[:1] * (len(found) - 1)
+
+
+def test_classes_that_their_name_does_not_lead_to_count_by_their_content() -> None:
+    def made(**content):
+        return type("Kind", (), content)
+
+    def frozen(unit, parts=()):
+        @dataclasses.dataclass(frozen=True)
+        class Local:
+            x: int
+            UNIT = unit
+            PARTS = parts
+
+            def twice(self):
+                return self.x * 2
+
+        return Local
+
+    kinds = [made(K=1), made(K=2), made(K=1.0), made(K=(1,)), made(K=Decimal(1)), made(), made(run=lambda self: 1)]
+    kinds += [made(run=lambda self: 2), made(run=dataclasses.astuple), made(run=dataclasses.asdict)]
+    kinds += [frozen("m"), frozen("km"), frozen("m", (1, (2,))), frozen("m", (enum.Enum("A", "B"),))]
+    kinds += [enum.Enum("Kind", {"A": 1}), enum.Enum("Kind", {"A": 2}), enum.Enum("Kind", {"B": 1})]
+    assert len({digest((kind,)) for kind in kinds}) == len(kinds)
+    assert digest((made(K=1),)) == digest((made(K=1),))
+    assert digest((frozen("m")(1),)) == digest((frozen("m")(1),)) != digest((frozen("km")(1),))
+    assert digest((made(K=1)(),), ("self",), "self") != digest((made(K=2)(),), ("self",), "self")
+    assert digest((collections.namedtuple("Kind", "a")(1),)) == digest((collections.namedtuple("Kind", "a")(1),))
+
+
+def test_classes_that_hold_each_other_have_an_end_and_no_first_one() -> None:
+    def pair():
+        @dataclasses.dataclass(frozen=True)
+        class One:
+            x: int
+
+            def default(self):
+                return default_one, Other
+
+        @dataclasses.dataclass(frozen=True)
+        class Other:
+            def one(self):
+                return One, only_other
+
+        default_one, only_other = One(1), Other()
+        return One, Other
+
+    one, other = pair()
+    found = digest((one,)), digest((other,))
+    one, other = pair()
+    assert (digest((other,)), digest((one,))) == found[::-1]
+
+
+def test_what_key_returned_is_called_that() -> None:
+    for value in ([object()], {"a": len}):
+        with pytest.raises(UsageTypeError) as caught:
+            digest((value,), (RESULT_OF_KEY,))
+        assert str(caught.value).startswith("what key= returned, at [")
+        assert "eturn something else from key=, such as text" in str(caught.value)
+        assert "ignore" not in str(caught.value)

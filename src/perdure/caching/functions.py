@@ -216,7 +216,7 @@ def cached(
         on_evict=on_evict,
         options=options,
     )
-    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    ignored = (ignore,) if isinstance(ignore, str) else ignore
 
     def decorate(function: Any) -> Any:
         if isinstance(function, (classmethod, staticmethod)):

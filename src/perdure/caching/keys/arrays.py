@@ -226,8 +226,10 @@ def _write_values(walk: Walk, values: Any) -> None:
     kind = type(dtype).__name__
     if isinstance(dtype, np.dtype) or kind in ("NumpyEADtype", "PandasDtype"):
         _write_array(walk, values.to_numpy())
-    elif kind == "StringDtype" and str(dtype) == "str":  # which older versions keep as objects
-        _write_array(walk, values.to_numpy(object))
+    elif kind == "StringDtype":  # kept by Python or by arrow, which does not count
+        walk.parts.append(b"\xc1Q")
+        _write_extension_dtype(walk, dtype)
+        walk.run(values.to_numpy(object).tolist(), values)
     elif kind == "CategoricalDtype":
         walk.parts.append(b"\xc1Q")
         _write_extension_dtype(walk, dtype)
@@ -242,7 +244,7 @@ def _write_values(walk: Walk, values: Any) -> None:
         missing = values.isna()
         _write_array(walk, missing)
         _write_array(walk, values.to_numpy(dtype.numpy_dtype, na_value=0))
-    else:  # one by one: strings, intervals, sparse ones, those of arrow and of other packages
+    else:  # one by one: intervals, sparse ones, those of arrow and of other packages
         walk.parts.append(b"\xc1Q")
         _write_extension_dtype(walk, dtype)
         walk.run(list(values), values)

@@ -120,7 +120,7 @@ class Binding:
     Args:
         function: What is called: a function, or what `target_of` sees through.
         ignore: The names of parameters that do not count. `*args` goes by the name `"args"`. Where there is a `**kwargs`, any
-            other name stands for an argument that is collected there.
+            other name stands for an argument that is collected there. None is the same as nothing.
 
     Attributes:
         names: The names of what `bind` returns, in the same order.
@@ -140,7 +140,7 @@ class Binding:
         "_signature", "_tails", "instance", "names",
     )  # fmt: skip
 
-    def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
+    def __init__(self, function: Callable[..., Any], ignore: Collection[str] | None = ()) -> None:
         target = target_of(function)
         self._args = target.args
         self._kwargs = target.kwargs
@@ -234,8 +234,10 @@ def _spelled(parameter: Parameter) -> tuple[str, bool, Any]:
     return parameter.name, parameter.kind is not Parameter.POSITIONAL_ONLY, default
 
 
-def _checked_names(ignore: Collection[str], names: list[str], collected: bool) -> frozenset[str]:
-    if isinstance(ignore, str) or not all(isinstance(name, str) for name in ignore):
+def _checked_names(ignore: Collection[str] | None, names: list[str], collected: bool) -> frozenset[str]:
+    if ignore is None:
+        return frozenset()
+    if isinstance(ignore, str) or not isinstance(ignore, Collection) or not all(isinstance(name, str) for name in ignore):
         raise UsageTypeError(f"ignore takes a collection of names, not {ignore!r}", hint='Such as ignore=("verbose",).')
     ignored = frozenset(name.lstrip("*") for name in ignore)
     unknown = sorted(ignored - {*names})

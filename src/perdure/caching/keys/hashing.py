@@ -25,7 +25,9 @@ from ...errors import UsageTypeError
 from .objects import Refused
 from .types import SCALARS, sized, writer_for, writers
 
-__all__ = ["Walk", "digest"]
+__all__ = ["RESULT_OF_KEY", "Walk", "digest"]
+
+RESULT_OF_KEY: Final = "the result of key="  # as the name of an argument: it counts, so it is never spelled otherwise
 
 MAX_DEPTH: Final = 150  # each level takes three frames of the thousand that Python allows
 _FLATTER: Final = "Pass something flatter, {leave}."
@@ -219,11 +221,18 @@ def _error(refused: Refused, name: str) -> UsageTypeError:
                 break
             seen.add(holder)
         steps = []
-    where = f"argument {name!r}" if name else "the value"
+    advice = refused.advice
+    leave = "leave it out"
+    if name == RESULT_OF_KEY:
+        where = "what key= returned"
+        leave = "return something else from key=, such as text, numbers or tuples of them"
+        advice = advice.replace(", {leave}", ", or {leave}")
+    elif name:
+        where = f"argument {name!r}"
+        leave += f' with ignore=("{name}",), or say with key=lambda ... what counts instead'
+    else:
+        where = "the value"
     if steps:
         where += f", at {''.join(steps).strip()},"
-    leave = "leave it out"
-    if name:
-        leave += f' with ignore=("{name}",), or say with key=lambda ... what counts instead'
-    advice = refused.advice.format(leave=leave)
+    advice = advice.format(leave=leave)
     return UsageTypeError(f"{where} {problem}", hint=advice[0].upper() + advice[1:])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import __future__
 
 import ast
-import dis
 import inspect
 import io
 import linecache
@@ -23,21 +22,22 @@ import tokenize
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType
+from types import CodeType
 from typing import Any, Final, NamedTuple
 
 from ...errors import UsageError, UsageTypeError
-from ...keys import MAX_SEGMENT, contains_unsafe_chars, replace_unsafe_chars
+from ...keys import contains_unsafe_chars, replace_unsafe_chars
 from .binding import target_of
 from .hashing import digest
 from .objects import main_stem
 from .types import SCALARS
 
-__all__ = ["CODE", "captured", "code_digest", "name_of"]
+__all__ = ["CODE", "code_digest", "is_anybodys", "is_plain", "is_same_code", "name_of"]
 
 CODE: Final = "code"
 """As a version: the digest of the function's code."""
 
+_LONGEST: Final = 120  # of a name: more than anyone reads, and short enough for the names of files, with what they add
 _FUTURES: Final = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names})
 _dotted = re.compile(r"[A-Za-z0-9_.]+\Z").match
 
@@ -46,14 +46,14 @@ def name_of(function: Callable[..., Any], version: object = None) -> str:
     """Name a function and its version by the first segment of the keys of its results, such as `"train.features()=2"`.
 
     A function of the program itself (`__main__`) is named after the file of the program. As there may be many of that name, its
-    code is a part of the name always; so it is for lambdas and for functions defined inside of others.
+    code is a part of the name always; so it is for lambdas, for functions defined inside of others, and for those called `_`.
 
     Args:
         function: A function, or what runs one: see `target_of`. Methods are named with the class that defines them.
         version: None, text, a number, or a tuple or the like of them; or `CODE`, for a name that changes with the code.
 
     Returns:
-        A legal segment of at most 253 characters. Other functions and other versions have other names; 1 and "1" differ, too.
+        A legal segment of at most 120 characters. Other functions and other versions have other names; 1 and "1" differ, too.
 
     Raises:
         UsageError: It cannot be told what the function's results depend on, or it has no code and needs to.
@@ -68,15 +68,20 @@ def name_of(function: Callable[..., Any], version: object = None) -> str:
     if main:
         module = main_stem(getattr(run, "__globals__", None))
     by_code = type(version) is str and version == CODE
-    code = code_digest(run) if by_code or main or "<" in qualname else ""
+    code = code_digest(run) if by_code or is_anybodys(run) else ""
     spelled, exact = _version(version)
     text = f"{module}.{qualname}()" + ("" if spelled is None else f"={spelled}")
     exact = exact and not code and "~" not in text and not contains_unsafe_chars(text) and _is_split(module, qualname)
-    if exact and len(text) <= MAX_SEGMENT:
+    if exact and len(text) <= _LONGEST:
         return text
     whole = digest((module, qualname, main, code, None if by_code else (version,)))
     text = replace_unsafe_chars(text.replace("<", "(").replace(">", ")"), "_").replace("~", "_")
-    return f"{text[: MAX_SEGMENT - 17]}~{whole[:16]}"
+    return f"{text[: _LONGEST - 17]}~{whole[:16]}"
+
+
+def is_anybodys(run: Any) -> bool:
+    """Tell whether others may well have the same module and qualified name, so that the code has to tell them apart."""
+    return "<" in run.__qualname__ or run.__module__ in ("__main__", "__mp_main__") or run.__qualname__.split(".")[-1] == "_"
 
 
 def _version(version: object) -> tuple[str | None, bool]:
@@ -88,7 +93,7 @@ def _version(version: object) -> tuple[str | None, bool]:
         return version, bool(version) and not _is_number(version)
     if version is None:
         return None, True
-    if _is_plain(version):
+    if is_plain(version):
         return "-".join(map(str, version)) if isinstance(version, tuple) else str(version), False
     try:
         digest((version,))
@@ -149,6 +154,18 @@ def code_digest(function: Callable[..., Any]) -> str:
     except (SyntaxError, tokenize.TokenError):
         pass  # which the compiler took: it is not for this to know better
     return digest(("bytecode", sys.implementation.cache_tag, _bytecode(code)))
+
+
+def is_same_code(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Tell whether two functions do the same, as when a module was loaded twice, also if its file was edited in between.
+
+    Raises:
+        UsageError: One is not written in Python.
+    """
+    codes = [getattr(inspect.unwrap(function), "__code__", None) for function in (one, other)]
+    if all(isinstance(code, CodeType) for code in codes) and len({digest((_bytecode(code),)) for code in codes}) == 1:  # type: ignore[arg-type]
+        return True
+    return code_digest(one) == code_digest(other)
 
 
 class _Parsed(NamedTuple):
@@ -284,68 +301,7 @@ def _bytecode(code: CodeType) -> tuple[Any, ...]:
     return (code.co_name, counts, code.co_code, code.co_exceptiontable, names, consts)
 
 
-# --------------------------------------------------------------------------------------------------- captured variables
-
-
-def captured(function: Callable[..., Any]) -> Callable[[], tuple[Any, ...]] | None:
-    """Find what tells apart functions that one `def` makes several times: the variables of the functions around it.
-
-    Those count that hold None, a bool, a number, text, bytes, or a tuple of such, and that neither the function nor one inside
-    of it assigns (`nonlocal`): a counter is no argument. A function or class counts by its name, as `compose(f, g)` is not
-    `compose(g, f)`. Lists, modules and all other objects do not count. Where functions wrap each other, the variables of each
-    count.
-
-    Args:
-        function: A function, or what runs one: see `target_of`.
-
-    Returns:
-        What reads the variables, to be called for each call of the function: a flat tuple of names and values, to be put behind
-        the arguments for `digest`. None if the function closes over nothing that could count.
-
-    Raises:
-        UsageError, UsageTypeError: As for `name_of`.
-
-    Cost: about 100 µs; reading takes 0.1 µs a variable.
-    """
-    cells: list[tuple[str, CellType]] = []
-    each: Any = target_of(function).function
-    seen: list[Any] = []
-    while each is not None and each not in seen:
-        if isinstance(each, FunctionType) and each.__closure__:
-            assigned = _assigned(each.__code__)
-            pairs = zip(each.__code__.co_freevars, each.__closure__, strict=True)
-            cells += [(f"{name}@{len(seen)}", cell) for name, cell in pairs if name not in assigned and name != "__class__"]
-        seen.append(each)
-        each = getattr(each, "__wrapped__", None)
-    if not cells:
-        return None
-
-    def read() -> tuple[Any, ...]:
-        held: list[Any] = []
-        for name, cell in cells:
-            try:
-                value = cell.cell_contents
-            except ValueError:  # not assigned yet
-                continue
-            if _is_plain(value):
-                held += (name, value)
-            elif isinstance(value, (FunctionType, BuiltinFunctionType, type)):
-                held += (f"{name}()", f"{value.__module__}:{value.__qualname__}".replace("__mp_main__:", "__main__:"))
-        return tuple(held)
-
-    return read
-
-
-def _assigned(code: CodeType) -> set[str]:
-    """The names among the free variables that the code, or code inside of it, assigns or deletes."""
-    stores = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "DELETE_DEREF")}
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            stores |= _assigned(const)
-    return stores & {*code.co_freevars}
-
-
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Tell whether it is a scalar, or a tuple of nothing else, which nobody can change."""
     kind = type(value)
-    return kind in SCALARS or (isinstance(value, tuple) and kind is tuple and all(map(_is_plain, value)))
+    return kind in SCALARS or (isinstance(value, tuple) and kind is tuple and all(map(is_plain, value)))

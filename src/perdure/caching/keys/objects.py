@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import os
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from .hashing import Walk
 
 __all__ = [
-    "Refused", "layout_of", "main_stem", "spell", "write_alias", "write_class", "write_dataclass", "write_enum", "write_model",
-    "write_named_tuple", "write_object", "write_own_key", "write_registered", "write_struct",
+    "Refused", "is_found_by_name", "is_made_by_a_program", "layout_of", "main_stem", "spell", "write_alias", "write_class",
+    "write_dataclass", "write_enum", "write_model", "write_named_tuple", "write_object", "write_own_key", "write_registered",
+    "write_struct",
 ]  # fmt: skip
 
 _UNSET: Final = object()
+_HEAP_TYPE: Final = 1 << 9  # a flag of classes, Py_TPFLAGS_HEAPTYPE
+_asked: Final = threading.local()
 _CONSTANTS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _CIRCUMSTANCES: Final = frozenset({"__module__", "__qualname__", "__doc__", "__firstlineno__"})  # of which the last moves
 
@@ -69,31 +73,86 @@ def _name(kind: type) -> bytes:
     module, name = kind.__module__, kind.__qualname__
     if module in ("__main__", "__mp_main__"):  # the second in processes that multiprocessing spawned
         module = f"__main__:{main_stem()}"
-    if "<locals>" in name:
-        return packb((module, name, _definition(kind)))
+    if not is_found_by_name(kind):
+        definition = _definition(kind)
+        if definition:
+            return packb((module, name, definition))
     return packb((module, name))
 
 
-@lru_cache(1024)
+def is_made_by_a_program(kind: type) -> bool:
+    """Tell whether it is none of the classes that are compiled into Python or a module."""
+    return bool(kind.__flags__ & _HEAP_TYPE)
+
+
+def is_found_by_name(kind: type) -> bool:
+    """Tell whether module and qualified name lead to this class, so that there is no other one of that name."""
+    if not is_made_by_a_program(kind):
+        return True
+    module, name = sys.modules.get(kind.__module__), kind.__qualname__
+    if getattr(module, name, None) is kind:
+        return True
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is kind
+
+
 def _definition(kind: type) -> str:
-    """What tells apart the classes of one name that a function makes: the code in them, what it captures, and constants."""
+    """What tells apart the classes of one name: the code in them, what it captures, and constants; empty if there is nothing.
+
+    Classes that are met on the way count by their name alone. So there is an end where classes hold each other, and it does not
+    matter of which one this was asked first.
+    """
+    if getattr(_asked, "already", False):
+        return ""
+    _asked.already = True
+    try:
+        return _definition_of(kind)
+    finally:
+        _asked.already = False
+
+
+@lru_cache(1024)
+def _definition_of(kind: type) -> str:
+    from .captures import captured
     from .hashing import digest
-    from .naming import captured, code_digest
+    from .naming import code_digest
 
     told: list[object] = []
     for base in kind.__mro__:
-        if "<locals>" not in base.__qualname__:
+        if is_found_by_name(base):
+            continue
+        if issubclass(base, enum.Enum):  # the rest was made by the enum module, and is another one in each version
+            for name, choice in base.__members__.items():
+                told += (name, _told_constant(choice._value_))
             continue
         for name, member in sorted(vars(base).items()):
             if isinstance(member, property):
                 member = member.fget
             member = getattr(member, "__wrapped__", getattr(member, "__func__", member))
-            if isinstance(member, FunctionType) and member.__code__.co_filename != "<string>":  # not one that dataclass made
-                read = captured(member)
-                told += (name, code_digest(member), read() if read else ())
+            if isinstance(member, FunctionType):
+                if member.__module__ != base.__module__:
+                    told += (name, f"{member.__module__}:{member.__qualname__}")
+                elif member.__code__.co_filename != "<string>":  # not one that dataclass made
+                    read = captured(member)
+                    told += (name, code_digest(member), read() if read else ())
             elif type(member) in _CONSTANTS and name not in _CIRCUMSTANCES:
                 told += (name, member)
-    return digest(tuple(told))
+            elif not name.startswith("__") and (constant := _told_constant(member)):
+                told += (name, constant)
+    return digest(tuple(told)) if told else ""
+
+
+def _told_constant(value: Any) -> str:
+    """The digest of what can be hashed for a dict, and so does not change; empty for all else."""
+    from .hashing import digest
+
+    try:
+        hash(value)
+        return digest((value,))
+    except TypeError:  # of which UsageTypeError is one
+        return ""
 
 
 class _Layout(NamedTuple):
