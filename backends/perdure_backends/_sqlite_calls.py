@@ -263,7 +263,12 @@ class Calls:
                             pass
                     file.create(path, self._timeout)
                 inode = os.stat(path).st_ino
-                db = file.open_live(path, self._sync, self._timeout)
+                try:
+                    db = file.open_live(path, self._sync, self._timeout)
+                except sqlite3.OperationalError as error:
+                    if turn or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                        raise
+                    raise _amidst("a first write") from error  # which is locking the new file for a moment
             if isinstance(db, file.Still):
                 db.close()
                 raise file.read_only(self.place)
