@@ -379,3 +379,27 @@ def test_an_exception_reaches_the_task_that_computed(url: str) -> None:
 
     asyncio.run(story())
     assert list(perdure.open_backend(url).keys()) == []
+
+
+AFTER_MAIN = """
+    import sys, threading
+    from cached_functions import slow
+    url, log, *local = sys.argv[1:]
+
+    def use_it_first():
+        threading.main_thread().join()
+        work = slow(url, log, 0.5, lease=0.2, local=local)
+        print(work(3), work(3))
+
+    threading.Thread(target=use_it_first).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_thread_may_be_the_first(
+    shared_url: str, tmp_path: Path, start: Any, finish: Any
+) -> None:
+    """From then on Python refuses some things, such as to begin with `concurrent.futures`."""
+    log = str(tmp_path / "log")
+    assert finish(start(AFTER_MAIN, shared_url, log)) == "{'n': 3, 'square': 9} {'n': 3, 'square': 9}\n"
+    assert finish(start(AFTER_MAIN, shared_url, log, "memory:")) == "{'n': 3, 'square': 9} {'n': 3, 'square': 9}\n"
+    assert len(runs(log)) == 1

@@ -218,6 +218,8 @@ def _limited(backend: Backend) -> Backend:
 
 
 def _with_copies(far: Backend, tiers: list[Backend], recheck: float) -> Backend:
+    if not tiers:
+        return far
     from ..wrappers.cached import Cached
 
     near = far

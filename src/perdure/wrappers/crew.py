@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 R = TypeVar("R")
 
@@ -78,7 +80,10 @@ class Crew:
 
     def _running(self) -> ThreadPoolExecutor:
         pool = self._pool.get("pool")
-        if pool is None:  # of several that come here at once, the others' has no threads yet
+        if pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # not above: once the main thread has ended this raises
+
+            # Of several that come here at once, the others' has no threads yet.
             new = ThreadPoolExecutor(self._size, thread_name_prefix="perdure-cached")
             pool = self._pool.setdefault("pool", new)
         return pool
