@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from test_single_flight import HOLD, wait_until
 import perdure
 from perdure.caching import entries as entries_module
 from perdure.codecs.entry import Entry, is_claim, write_entry
+from perdure.protocol import Buffer, Condition, ETag
+from perdure_backends.memory import MemoryBackend
 
 ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
 
@@ -210,3 +214,109 @@ def test_a_task_that_a_cached_function_leaves_behind_waits_like_others(url: str)
 
     asyncio.run(story())
     assert count == [1, 1]
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["stored", "not stored"])
+@pytest.mark.parametrize("by", ["itself", "another process"])
+def test_who_calls_after_an_invalidation_gets_nothing_that_was_begun_before(url: str, by: str, keep: bool) -> None:
+    """Not even from a thread of the same process that is still computing it."""
+    source = SimpleNamespace(now="old")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def decorated() -> Any:
+        @perdure.cached(url, version=1, keep_if=lambda value: keep)
+        def read() -> str:
+            found = str(source.now)
+            if found == "old":
+                begun.set()
+                assert go_on.wait(60)
+            return found
+
+        return read
+
+    read = decorated()
+    answers: dict[str, str] = {}
+    first = threading.Thread(target=lambda: answers.update(first=read()))
+    first.start()
+    assert begun.wait(60)
+    source.now = "new"
+    (read if by == "itself" else decorated()).cache.invalidate()
+    waits = read.cache.stats().waits
+    second = threading.Thread(target=lambda: answers.update(second=read()))
+    second.start()
+    while read.cache.stats().waits == waits and second.is_alive():
+        time.sleep(0.001)
+    go_on.set()
+    first.join()
+    second.join()
+    assert answers == {"first": "old", "second": "new"}
+    assert read() == "new"
+
+
+def test_the_same_among_tasks(url: str) -> None:
+    source = SimpleNamespace(now="old")
+
+    async def main() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        @perdure.cached(url)
+        async def read() -> str:
+            found = str(source.now)
+            if found == "old":
+                begun.set()
+                await go_on.wait()
+            return found
+
+        first = asyncio.create_task(read())
+        await begun.wait()
+        source.now = "new"
+        await read.cache.invalidate()
+        waits = read.cache.stats().waits
+        second = asyncio.create_task(read())
+        while read.cache.stats().waits == waits and not second.done():
+            await asyncio.sleep(0.001)
+        go_on.set()
+        assert (await first, await second, await read()) == ("old", "new", "new")
+
+    asyncio.run(main())
+
+
+def test_a_value_is_not_handed_on_that_was_invalidated_just_after_it_was_stored() -> None:
+    """Who comes while a value is being stored looks at the place itself."""
+    backend = StoringSlowly()
+    source = SimpleNamespace(now="old")
+
+    @perdure.cached(backend)
+    def read() -> str:
+        return str(source.now)
+
+    answers: dict[str, str] = {}
+    first = threading.Thread(target=lambda: answers.update(first=read()))
+    first.start()
+    assert backend.stored.wait(60)
+    source.now = "new"
+    read.cache.invalidate()
+    second = threading.Thread(target=lambda: answers.update(second=read()))
+    second.start()
+    while not read.cache.stats().waits and second.is_alive():
+        time.sleep(0.001)
+    backend.go_on.set()
+    first.join()
+    second.join()
+    assert answers == {"first": "old", "second": "new"}
+
+
+class StoringSlowly(MemoryBackend):
+    """The second write, which is the first value, is there before whoever wrote it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored, self.go_on = threading.Event(), threading.Event()
+        self._writes = itertools.count(1)
+
+    def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
+        etag = super().put(key, data, if_match=if_match)
+        if next(self._writes) == 2:
+            self.stored.set()
+            assert self.go_on.wait(60)
+        return etag

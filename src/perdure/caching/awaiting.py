@@ -51,9 +51,10 @@ async def run_async(
     while True:
         mine = Flight(owner)
         outcome: Outcome | None = None
-        attempt = Attempt()
+        attempt = Attempt(mine)
         try:
             flight = flights.join(path, mine)
+            late = flight.closed
             if flight is mine:
                 outcome = await _take(steps(entries, path, miss, anew, attempt), factory, call)
         finally:
@@ -71,8 +72,9 @@ async def run_async(
         if not await _landed(flight, entries.policy.wait):
             entries.counts.add("misses")
             return await factory()
-        if not anew and flight.outcome is not None:
+        if not (anew or late) and flight.outcome is not None:
             return own(entries, flight.outcome, path)
+        miss = Miss.FAILED if miss is Miss.FAILED else Miss.MISS
 
 
 def _soon(call: Callable[[], object]) -> None:

@@ -110,14 +110,15 @@ class Claim:
             else:
                 through.put(self._path, data, if_match=self._etag)
 
-    def give_up(self, through: Backend, data: bytes | None) -> None:
-        """As `end`, for who has something worse to report: what goes wrong is logged."""
+    def give_up(self, through: Backend, data: bytes | None) -> bool:
+        """As `end`, for who has something worse to report: what goes wrong is logged. False where the claim was lost."""
         try:
             self.end(through, data)
         except PreconditionError:
-            pass  # it is somebody else's by now, or nobody's
+            return False  # it is somebody else's by now, or nobody's
         except PerdureError as error:
             _log.warning("%s: the claim of it stays for the %g s of its lease: %s", self._path, self._entry.lease, error)
+        return True
 
     def __repr__(self) -> str:
         return f"<Claim of {self._path} in {self._backend.place}>"

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
         value: The value, or the exception.
         data: Its bytes, of which each who waited makes an object of its own; None where it has none.
         is_error: It is an exception.
-        failed: That is not a value of the cache, so somebody else may try.
+        failed: That is not a value of the cache, or was invalidated meanwhile, so somebody else may try.
     """
 
     value: Any
@@ -43,10 +43,15 @@ class Flight:
 
     Args:
         owner: Who computes: a thread or a task.
+
+    Attributes:
+        closed: What came out is being stored. It may have been invalidated again by the time it lands, so who comes now has
+            to look at the place then.
     """
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
+        self.closed = False
         self.outcome: Outcome | None = None
         self.landed = False
         self._waiting: list[Callable[[], object]] = []

@@ -29,9 +29,10 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
     while True:
         mine = Flight(owner)
         outcome: Outcome | None = None
-        attempt = Attempt()
+        attempt = Attempt(mine)
         try:
             flight = flights.join(path, mine)
+            late = flight.closed
             if flight is mine:
                 outcome = _take(steps(entries, path, miss, anew, attempt), factory)
         finally:
@@ -48,8 +49,9 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
         if not flight.wait(entries.policy.wait):
             entries.counts.add("misses")
             return factory()
-        if not anew and flight.outcome is not None:
+        if not (anew or late) and flight.outcome is not None:
             return own(entries, flight.outcome, path)
+        miss = Miss.FAILED if miss is Miss.FAILED else Miss.MISS
 
 
 def _take(todo: Steps[Outcome], factory: Callable[[], Any]) -> Outcome:

@@ -27,7 +27,7 @@ from ..protocol import ABSENT, NOT_KEPT, ETag
 from .claim import Claim
 from .entries import Entries, Found, Miss
 from .failures import spell_failure
-from .flights import Outcome
+from .flights import Flight, Outcome
 
 __all__ = ["Attempt", "Computed", "Step", "Steps", "steps", "withdraw"]
 
@@ -66,12 +66,16 @@ class Computed(NamedTuple):
 class Attempt:
     """What has to be undone when the steps are not taken to their end.
 
+    Args:
+        flight: Where others of this process wait for it.
+
     Attributes:
         token: Of the claim that there is, or may be; empty where there is none.
         claim: The claim.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
         self.token = b""
         self.claim: Claim | None = None
 
@@ -149,10 +153,11 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool, attemp
             why = "was silent for its lease" if silent >= lease else "takes longer than is waited for"
             _log.info("%s in %s: who claimed it %s, so it is computed here", path, entries.far.place, why)
         if not policy.lock:
-            return (yield from _compute(entries, path, found, None))
+            return (yield from _compute(entries, path, found, None, attempt.flight))
         claim = yield from _claim(entries, path, found, anew or early, attempt)
         if claim is not None:
-            outcome = yield from _compute(entries, path, found, None if claim is _NO_CLAIM else claim)
+            mine = None if claim is _NO_CLAIM else claim
+            outcome = yield from _compute(entries, path, found, mine, attempt.flight)
             attempt.token = b""
             return outcome
         early = False  # somebody else was first, and we take what comes
@@ -198,11 +203,12 @@ def _claim(entries: Entries, path: str, found: Found, keep: bool, attempt: Attem
     return attempt.claim
 
 
-def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> Steps[Outcome]:
+def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, flight: Flight) -> Steps[Outcome]:
     entries.counts.add("misses")
     began = perf_counter()
     computed: Computed = yield Step.COMPUTE, None
     cost = perf_counter() - began
+    flight.closed = True
     value, error = computed
     if error is not None:
         if not isinstance(error, entries.policy.errors):
@@ -212,16 +218,17 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> 
         if frame is None:  # it could not be raised again as it is
             yield from _take_back(entries, path, found, claim)
             return computed.outcome()
-        yield from _store(entries, path, found, claim, Entry(frame, is_error=True, cost=cost), plain=False)
-        return Outcome(error, frame, is_error=True)
+        entry = Entry(frame, is_error=True, cost=cost)
+        current = yield from _store(entries, path, found, claim, entry, plain=False)
+        return Outcome(error, frame, is_error=True, failed=not current)
     keep: object = True
     try:
         keep = entries.policy.keep_if is None or entries.policy.keep_if(value)
         frame = entries.encode(value, path)
     except CodecError as trouble:
-        yield from _take_back(entries, path, found, claim)
+        current = yield from _take_back(entries, path, found, claim)
         if not keep:
-            return Outcome(value)
+            return Outcome(value, failed=not current)
         trouble.at(place=entries.far.place)
         trouble.hint = (
             f"{trouble.hint or ''} This is what {entries.name} returned. With codec='pkl' nearly everything can be stored, and "
@@ -232,14 +239,14 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None) -> 
         yield from _take_back(entries, path, found, claim)
         raise
     if keep:
-        yield from _store(entries, path, found, claim, Entry(frame, cost=cost), plain=entries.policy.plain)
+        current = yield from _store(entries, path, found, claim, Entry(frame, cost=cost), plain=entries.policy.plain)
     else:
-        yield from _take_back(entries, path, found, claim)
-    return Outcome(value, frame)
+        current = yield from _take_back(entries, path, found, claim)
+    return Outcome(value, frame, failed=not current)
 
 
-def _store(entries: Entries, path: str, found: Found, claim: Claim | None, entry: Entry, *, plain: bool) -> Steps[None]:
-    """Put what was computed in its place, unless that is not ours any more."""
+def _store(entries: Entries, path: str, found: Found, claim: Claim | None, entry: Entry, *, plain: bool) -> Steps[bool]:
+    """Put what was computed in its place; False where that is not ours any more."""
     assert entry.value is not None
     data = entry.value if plain else write_entry(entry)
     store: Callable[[], object]
@@ -251,22 +258,25 @@ def _store(entries: Entries, path: str, found: Found, claim: Claim | None, entry
         yield Step.CALL, store
     except PreconditionError:
         entries.counts.add("lost")
+        return False
     except PolicyError as error:  # larger than the limit
         entries.counts.add("too_large")
         _log.info("%s is not stored: %s", path, error)
-        yield from _take_back(entries, path, found, claim)
+        return (yield from _take_back(entries, path, found, claim))
     except BackendError as error:
         if not isinstance(error, UnknownOutcomeError):  # a full disk, say, where others need not wait for the lease to end
             yield from _take_back(entries, path, found, claim)
         entries.complain(error)
     else:
         entries.counts.add("bytes_written", len(data))
+    return True
 
 
-def _take_back(entries: Entries, path: str, found: Found, claim: Claim | None) -> Steps[None]:
-    """Leave the key as it was before the claim."""
+def _take_back(entries: Entries, path: str, found: Found, claim: Claim | None) -> Steps[bool]:
+    """Leave the key as it was before the claim; False where it is not ours any more."""
     if claim is None:
-        return
+        return True
     kept = claim.kept
     data = None if kept is None else write_entry(kept._replace(stored=found.stored))
-    yield Step.CALL, partial(claim.give_up, entries.near, data)
+    was_ours: bool = yield Step.CALL, partial(claim.give_up, entries.near, data)
+    return was_ours
