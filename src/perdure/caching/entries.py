@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import sys
-import warnings
 from collections.abc import Callable
 from enum import Enum
 from struct import Struct
@@ -31,6 +29,7 @@ from .failures import failure_in
 from .flights import Flights, Outcome
 from .policy import Policy
 from .stats import Counts
+from .warning import warn
 
 __all__ = ["EARLY", "MISS", "Entries", "Found", "PATIENCE", "Miss", "warn_without"]
 
@@ -306,25 +305,16 @@ class Entries:
         if isinstance(error, UntrustedError) and UntrustedError not in self._said:
             self._said.add(UntrustedError)
             text = f"{self.name}: {error.problem} ({where}). It counts as absent and is replaced. This is said once."
-            warnings.warn(text, UserWarning, stacklevel=_of_the_caller())
+            warn(text)
 
 
 def warn_without(name: str, error: BackendError) -> None:
     """Say that a cache cannot be used."""
-    warnings.warn(
+    warn(
         f"{name} goes on without its cache: {str(error).removesuffix('.')}. It is computed each time until the place works "
         "again; on_error='raise' raises instead. This is said once.",
         RuntimeWarning,
-        stacklevel=_of_the_caller(),
     )
-
-
-def _of_the_caller() -> int:
-    """How many levels above who asks the first frame is that is not ours."""
-    level, frame = 1, sys._getframe(1)  # noqa: SLF001
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("perdure."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _nothing(path: str) -> None:

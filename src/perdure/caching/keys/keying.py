@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from ...errors import UsageError, UsageTypeError
+from ..warning import warn
 from .binding import Binding, target_of
 from .captures import captured
 from .hashing import RESULT_OF_KEY, digest
@@ -50,11 +50,9 @@ def keys_of(
     """
     name = name_of(function, version)
     if not (isinstance(version, str) and version == CODE) and _is_of_another(name, target_of(function).function):
-        warnings.warn(
+        warn(
             f"there are two functions called {name}, and where both are cached in one place, they share values. "
-            "Give one of them another name, or a version= of its own.",
-            UserWarning,
-            stacklevel=3,  # where the function is decorated
+            "Give one of them another name, or a version= of its own."
         )
     if key is None:
         return Keys(name, _by_arguments(Binding(function, ignore), captured(function)))
