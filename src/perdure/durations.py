@@ -20,7 +20,8 @@ _UNITS: Final = {
     **dict.fromkeys(("d", "day", "days"), 86400.0),
     **dict.fromkeys(("w", "week", "weeks"), 7 * 86400.0),
 }
-_HINT = "Write a number and a unit, such as '30 s', '10 min', '1.5 h', '7 d' or '2 w', or give a number of seconds."
+_IN_TEXT: Final = "Write a number and a unit, such as '30 s', '10 min', '1.5 h', '7 d' or '2 w'"
+_HINT: Final = f"{_IN_TEXT}, or give a number of seconds."
 
 
 def seconds(text: Duration, what: str = "a duration") -> float:
@@ -58,18 +59,20 @@ def seconds(text: Duration, what: str = "a duration") -> float:
 def _parsed(text: str, what: str) -> float:
     found = re.fullmatch(r"\s*([+-]?)(\d+(?:\.\d+)?|\.\d+)\s*([^\W\d_]*)\s*", text, re.ASCII)
     if found is None:
-        raise UsageError(f"{what} cannot be {text!r:.60}", hint=_HINT)
+        raise UsageError(f"{what} cannot be {text!r:.60}", hint=f"{_IN_TEXT}.")
     sign, number, unit = found.groups()
     if sign == "-":
-        raise UsageError(f"{what} is not negative, but {text!r:.60} is", hint=_HINT)
+        raise UsageError(f"{what} is not negative, but {text!r:.60} is", hint=f"{_IN_TEXT}.")
     if unit in ("m", "M"):
         raise UsageError(
             f"the unit of {text!r:.60} could be minutes or months", hint="Write 'min' for minutes, or days: '30 d'."
         )
+    if not unit and float(number) == 0:
+        return 0.0
     if unit not in _UNITS:
         problem = f"{unit!r:.30} in {text!r:.60} is no unit" if unit else f"{text!r:.60} has no unit"
-        raise UsageError(f"{what}: {problem}", hint=_HINT)
+        raise UsageError(f"{what}: {problem}", hint=f"{_IN_TEXT}.")
     result = float(number) * _UNITS[unit]
     if math.isinf(result):
-        raise UsageError(f"{what} is too large", hint=_HINT)
+        raise UsageError(f"{what} is too large", hint=f"{_IN_TEXT}.")
     return result

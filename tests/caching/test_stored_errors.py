@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 import urllib.error
 from collections.abc import Callable
 from email.message import Message
@@ -174,3 +176,52 @@ def test_a_cached_function_raises_the_same_again(url: str) -> None:
             load("coded")
         assert (coded.value.code, coded.value.about) == (7, "coded")
     assert runs == ["x", "coded"]
+
+
+def test_each_thread_that_waits_gets_an_exception_of_its_own(url: str) -> None:
+    running, waiting = threading.Event(), threading.Event()
+
+    @perdure.cached(url, errors=LookupError)
+    def find(n: int) -> int:
+        running.set()
+        assert waiting.wait(60)
+        raise LookupError(n)
+
+    found: list[Exception] = []
+    threads = [threading.Thread(target=lambda: found.append(raised_by(lambda: find(1)))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert running.wait(60)
+    while find.cache.stats().waits < 4:
+        time.sleep(0.001)
+    waiting.set()
+    for thread in threads:
+        thread.join()
+    assert [error.args for error in found] == [(1,)] * 5
+    assert len({id(error) for error in found}) == 5
+
+
+GONE: list[type[Exception]] = []
+
+
+def test_of_classes_of_one_name_the_last_is_raised(url: str) -> None:
+    """As a cell of a notebook makes them that is run twice."""
+
+    @perdure.cached(url, errors=LookupError)
+    def find() -> int:
+        raise GONE[-1]("away")
+
+    for _ in range(2):
+        GONE.append(type("Gone", (LookupError,), {"__module__": "notebook", "__qualname__": "Gone"}))
+        assert type(raised_by(find)) is GONE[-1]
+    assert find.cache.stats().misses == 1
+
+
+def test_a_class_of_the_script_is_found_by_processes_that_were_spawned() -> None:
+    made = type("Gone", (LookupError,), {"__module__": "__main__", "__qualname__": "Gone"})
+    data = spell_failure(CHAIN, made("away"), "f()/1")
+    assert data is not None
+    made.__module__ = "__mp_main__"
+    again = failure_in(CHAIN, data, "f()/1", (made,))
+    assert type(again) is made
+    assert again.args == ("away",)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import Token
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -15,9 +15,9 @@ from ..errors import UnavailableError
 from ..protocol import Backend
 from .cache import Cache
 from .entries import Entries, Miss
-from .flights import Flight, Outcome
+from .flights import Attempt, Flight, Outcome, within
 from .running import own
-from .steps import Attempt, Computed, Step, Steps, steps, withdraw
+from .steps import Computed, Step, Steps, steps, withdraw
 
 __all__ = ["AsyncCache", "call_of", "run_async"]
 
@@ -44,37 +44,57 @@ async def run_async(
     anew: bool = False,
 ) -> Any:
     """As `running.run`; `call` makes a call that may take as long as a request."""
-    flights = entries.flights
-    task = asyncio.current_task()
-    owner = None if task is None else weakref.ref(task)  # or a task that its loop forgot would live on for its own sake
-    del task
+    flights, policy = entries.flights, entries.policy
+    loop = asyncio.get_running_loop()
+    outside = within.get()
+    needs = outside[-1].needs if outside else set()
     while True:
-        mine = Flight(owner)
+        attempt = Attempt()
+        mine = Flight(attempt, policy, loop)
         outcome: Outcome | None = None
-        attempt = Attempt(mine)
+        inside = None
         try:
             flight = flights.join(path, mine)
-            late = flight.closed
+            late = flight.attempt.closed or flight.policy is not policy
+            needs.add(flight.attempt)
             if flight is mine:
+                inside = within.set((*outside, attempt))
                 outcome = await _take(steps(entries, path, miss, anew, attempt), factory, call)
         finally:
+            if inside is not None:
+                _leave(inside)
             if attempt.token:
                 # The task is destroyed with its loop, so nothing can be awaited any more; and a request may take its time.
                 _soon(partial(withdraw, entries, path, attempt))
             flights.leave(path, mine, outcome)
+            attempt.over = True
+            needs.discard(attempt)
         if outcome is not None:
             return entries.given(outcome)
-        if flight.owner == owner:
+        if outside and flight.attempt.leads_to(outside):
+            needs.discard(flight.attempt)
             return await factory()
+        if flight.is_abandoned():
+            await call(partial(withdraw, entries, path, flight.attempt))
+            flights.leave(path, flight, None)
+            continue
         if not anew and (meanwhile := await call(partial(entries.meanwhile, path))) is not None:
             return entries.given(meanwhile)
         entries.counts.add("waits")
-        if not await _landed(flight, entries.policy.wait):
+        if not await _landed(flight, policy.wait):
             entries.counts.add("misses")
             return await factory()
+        needs.discard(flight.attempt)
         if not (anew or late) and flight.outcome is not None:
             return own(entries, flight.outcome, path)
         miss = Miss.FAILED if miss is Miss.FAILED else Miss.MISS
+
+
+def _leave(inside: Token[tuple[Attempt, ...]]) -> None:
+    try:
+        within.reset(inside)
+    except ValueError:
+        pass  # the task is destroyed by whoever collects garbage just now, in a context that is not ours
 
 
 def _soon(call: Callable[[], object]) -> None:

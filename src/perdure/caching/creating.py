@@ -13,6 +13,7 @@ from ..errors import UsageTypeError
 from ..keys import join_key
 from ..mapping.core import Core, Key
 from .entries import Entries, Miss
+from .flights import Flights
 from .policy import LEASE, WAIT, policy_of
 from .running import run
 from .stats import Counts
@@ -175,4 +176,6 @@ def _prepare(
     if d.append_only:
         policy = policy._replace(lock=False)
     chain = Chain("msgpack", d.chain.filters)
-    return Entries(d.backend, d.backend, d._spell, d._reader, policy, Counts(), f"get_or_create in {d.place}", chain)  # noqa: SLF001
+    flights = d.__dict__.setdefault("_flights", Flights())
+    name = f"get_or_create in {d.place}"
+    return Entries(d.backend, d.backend, d._spell, d._reader, policy, Counts(), name, chain, flights)  # noqa: SLF001

@@ -85,6 +85,7 @@ class Entries:
         counts: Where to count.
         name: Whose values these are, in messages.
         errors_chain: How exceptions are stored.
+        flights: What is on the way, where others use the same keys.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Entries:
         counts: Counts,
         name: str,
         errors_chain: Chain,
+        flights: Flights | None = None,
     ) -> None:
         self.near, self.far = near, far
         self.encode, self.decode = encode, decode
@@ -104,7 +106,7 @@ class Entries:
         self.counts = counts
         self.name = name
         self.errors_chain = errors_chain
-        self.flights = Flights()
+        self.flights = flights or Flights()
         self._get = near.get
         self._forget: Callable[[str], object] = getattr(near, "forget", _nothing)
         self._at_hand: Callable[[str], Blob | None] = getattr(near, "at_hand", _nothing)

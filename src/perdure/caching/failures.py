@@ -97,12 +97,13 @@ def _same(a: Any, b: Any) -> bool:
 
 def _derived(cls: type[Exception]) -> Iterator[type[Exception]]:
     yield cls
-    for derived in cls.__subclasses__():
+    for derived in reversed(cls.__subclasses__()):  # of several of one name, as a notebook makes, the last
         yield from _derived(derived)
 
 
 def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__  # as processes call it that were spawned
+    return f"{module}.{cls.__qualname__}"
 
 
 def _context(path: str) -> str:

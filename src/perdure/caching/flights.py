@@ -6,9 +6,16 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-__all__ = ["Flight", "Flights", "Outcome"]
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from .claim import Claim
+    from .policy import Policy
+
+__all__ = ["Attempt", "Flight", "Flights", "Outcome", "within"]
 
 _all: weakref.WeakSet[Flights] = weakref.WeakSet()
 
@@ -38,24 +45,68 @@ class Outcome(NamedTuple):
     failed: bool = False
 
 
+class Attempt:
+    """Somebody's try to compute a key.
+
+    Attributes:
+        token: Of the claim that there is, or may be; empty where there is none. It has to be withdrawn when the try is not
+            taken to its end.
+        claim: The claim.
+        closed: What came out is being stored. It may have been invalidated again by the time others of this process hear of
+            it, so who comes now has to look at the place then.
+        over: It has ended.
+        needs: Others that it cannot end before.
+    """
+
+    def __init__(self) -> None:
+        self.token = b""
+        self.claim: Claim | None = None
+        self.closed = False
+        self.over = False
+        self.needs: set[Attempt] = set()
+
+    def leads_to(self, others: tuple[Attempt, ...]) -> bool:
+        """Whether one of the others has to end before this can: then these must not wait for this."""
+        met: set[Attempt] = set()
+        todo = [self]
+        while todo:
+            each = todo.pop()
+            if each.over or each in met:
+                continue
+            if each in others:
+                return True
+            met.add(each)
+            todo += tuple(each.needs)
+        return False
+
+
+within: Final[ContextVar[tuple[Attempt, ...]]] = ContextVar("perdure.caching.within", default=())
+"""What is being computed further out, the innermost last. Tasks inherit it."""
+
+
 class Flight:
     """Somebody computing, and who waits for it.
 
     Args:
-        owner: Who computes: a thread or a task.
-
-    Attributes:
-        closed: What came out is being stored. It may have been invalidated again by the time it lands, so who comes now has
-            to look at the place then.
+        attempt: What is done.
+        policy: When a value is good to who does it; others may be of another mind.
+        loop: Where it is done, if a task does it.
     """
 
-    def __init__(self, owner: object) -> None:
-        self.owner = owner
-        self.closed = False
+    def __init__(self, attempt: Attempt, policy: Policy, loop: AbstractEventLoop | None = None) -> None:
+        self.attempt = attempt
+        self.policy = policy
         self.outcome: Outcome | None = None
         self.landed = False
+        # Held weakly: a loop that is forgotten takes its tasks with it, and their flights end.
+        self._loop = None if loop is None else weakref.ref(loop)
         self._waiting: list[Callable[[], object]] = []
         self._lock = threading.RLock()
+
+    def is_abandoned(self) -> bool:
+        """Whether the task will never go on, as its event loop was closed. Somebody may hold on to it all the same."""
+        loop = None if self._loop is None else self._loop()
+        return loop is not None and loop.is_closed()
 
     def land(self, outcome: Outcome | None) -> None:
         """Tell everybody who waits; None says that it failed, and that somebody else may try."""

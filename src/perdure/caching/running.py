@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import get_ident
 from time import sleep
 from typing import Any
 
 from .entries import Entries, Miss
-from .flights import Flight, Outcome
-from .steps import Attempt, Computed, Step, Steps, steps, withdraw
+from .failures import failure_in
+from .flights import Attempt, Flight, Outcome, within
+from .steps import Computed, Step, Steps, steps, withdraw
 
 __all__ = ["own", "run"]
 
@@ -24,31 +24,45 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
         miss: What was found.
         anew: Compute it, whatever is there.
     """
-    flights = entries.flights
-    owner = get_ident()
+    flights, policy = entries.flights, entries.policy
+    outside = within.get()
+    needs = outside[-1].needs if outside else set()
     while True:
-        mine = Flight(owner)
+        attempt = Attempt()
+        mine = Flight(attempt, policy)
         outcome: Outcome | None = None
-        attempt = Attempt(mine)
+        inside = None
         try:
             flight = flights.join(path, mine)
-            late = flight.closed
+            late = flight.attempt.closed or flight.policy is not policy
+            needs.add(flight.attempt)
             if flight is mine:
+                inside = within.set((*outside, attempt))
                 outcome = _take(steps(entries, path, miss, anew, attempt), factory)
         finally:
+            if inside is not None:
+                within.reset(inside)
             if attempt.token:
                 withdraw(entries, path, attempt)  # something struck between two steps, such as Ctrl-C
             flights.leave(path, mine, outcome)
+            attempt.over = True
+            needs.discard(attempt)
         if outcome is not None:
             return entries.given(outcome)
-        if flight.owner == owner:
-            return factory()  # it calls itself: to wait for itself would be for ever
+        if outside and flight.attempt.leads_to(outside):
+            needs.discard(flight.attempt)
+            return factory()
+        if flight.is_abandoned():
+            withdraw(entries, path, flight.attempt)
+            flights.leave(path, flight, None)
+            continue
         if not anew and (meanwhile := entries.meanwhile(path)) is not None:
             return entries.given(meanwhile)
         entries.counts.add("waits")
-        if not flight.wait(entries.policy.wait):
+        if not flight.wait(policy.wait):
             entries.counts.add("misses")
             return factory()
+        needs.discard(flight.attempt)
         if not (anew or late) and flight.outcome is not None:
             return own(entries, flight.outcome, path)
         miss = Miss.FAILED if miss is Miss.FAILED else Miss.MISS
@@ -83,6 +97,8 @@ def _compute(factory: Callable[[], Any]) -> Computed:
 def own(entries: Entries, outcome: Outcome, path: str) -> Any:
     """What somebody else's computation has given, as an object of our own."""
     entries.counts.hit(len(outcome.data or b""), 0.0)
-    if outcome.data is None or outcome.is_error:
+    if outcome.data is None:
         return entries.given(outcome)
-    return entries.decode(outcome.data, path)
+    if not outcome.is_error:
+        return entries.decode(outcome.data, path)
+    raise failure_in(entries.errors_chain, outcome.data, path, entries.policy.errors) or outcome.value

@@ -27,9 +27,9 @@ from ..protocol import ABSENT, NOT_KEPT, ETag
 from .claim import Claim
 from .entries import Entries, Found, Miss
 from .failures import spell_failure
-from .flights import Flight, Outcome
+from .flights import Attempt, Outcome, within
 
-__all__ = ["Attempt", "Computed", "Step", "Steps", "steps", "withdraw"]
+__all__ = ["Computed", "Step", "Steps", "steps", "withdraw"]
 
 T = TypeVar("T")
 
@@ -61,23 +61,6 @@ class Computed(NamedTuple):
 
     def outcome(self) -> Outcome:
         return Outcome(self.value) if self.error is None else Outcome(self.error, is_error=True, failed=True)
-
-
-class Attempt:
-    """What has to be undone when the steps are not taken to their end.
-
-    Args:
-        flight: Where others of this process wait for it.
-
-    Attributes:
-        token: Of the claim that there is, or may be; empty where there is none.
-        claim: The claim.
-    """
-
-    def __init__(self, flight: Flight) -> None:
-        self.flight = flight
-        self.token = b""
-        self.claim: Claim | None = None
 
 
 def withdraw(entries: Entries, path: str, attempt: Attempt) -> None:
@@ -139,6 +122,11 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool, attemp
             outcome = entries.answer(found, path)
             if outcome is not None:
                 return outcome
+        if claimed and any(further_out.token == claimed for further_out in within.get()):
+            # By whoever waits for us, through another function or with other options.
+            entries.counts.add("misses")
+            computed: Computed = yield Step.COMPUTE, None
+            return computed.outcome()._replace(failed=True)
         if claimed and policy.lock and found.entry is not None:
             # The clocks of others are not to be trusted: what counts is how long nothing has happened before our eyes.
             lease = policy.believable(found.entry.lease)
@@ -153,12 +141,12 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool, attemp
             why = "was silent for its lease" if silent >= lease else "takes longer than is waited for"
             _log.info("%s in %s: who claimed it %s, so it is computed here", path, entries.far.place, why)
         if not policy.lock:
-            return (yield from _compute(entries, path, found, None, attempt.flight))
+            return (yield from _compute(entries, path, found, None, attempt))
         claim = yield from _claim(entries, path, found, anew or early, attempt)
         if claim is not None:
             mine = None if claim is _NO_CLAIM else claim
-            outcome = yield from _compute(entries, path, found, mine, attempt.flight)
-            attempt.token = b""
+            outcome = yield from _compute(entries, path, found, mine, attempt)
+            attempt.token, attempt.claim = b"", None
             return outcome
         early = False  # somebody else was first, and we take what comes
         pause = _SHORTEST
@@ -203,12 +191,12 @@ def _claim(entries: Entries, path: str, found: Found, keep: bool, attempt: Attem
     return attempt.claim
 
 
-def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, flight: Flight) -> Steps[Outcome]:
+def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, attempt: Attempt) -> Steps[Outcome]:
     entries.counts.add("misses")
     began = perf_counter()
     computed: Computed = yield Step.COMPUTE, None
     cost = perf_counter() - began
-    flight.closed = True
+    attempt.closed = True
     value, error = computed
     if error is not None:
         if not isinstance(error, entries.policy.errors):
@@ -230,10 +218,11 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, fli
         if not keep:
             return Outcome(value, failed=not current)
         trouble.at(place=entries.far.place)
-        trouble.hint = (
-            f"{trouble.hint or ''} This is what {entries.name} returned. With codec='pkl' nearly everything can be stored, and "
-            "with filters=perdure.Signed(key) that is safe in a shared place."
-        ).strip()
+        if "pkl" not in (trouble.hint or ""):
+            trouble.hint = (
+                f"{trouble.hint or ''} This is what {entries.name} returned. With codec='pkl' nearly everything can be stored, "
+                "and with filters=perdure.Signed(key) that is safe in a shared place."
+            ).strip()
         raise
     except BaseException:
         yield from _take_back(entries, path, found, claim)

@@ -22,7 +22,7 @@ Key: TypeAlias = str | Sequence[Any]
 NAMES_AT_ONCE = 1000  # as many as a request to S3 lists
 VALUES_AT_ONCE = 256
 _BYTES_AT_ONCE = 8 << 20  # aimed at, where values are large
-_BOUND = {"_get", "_put", "_contains", "_encode", "_decode", "_any_value", "_listing", "_creating"}
+_BOUND = {"_get", "_put", "_contains", "_encode", "_decode", "_any_value", "_listing", "_creating", "_flights"}
 
 
 class Core(NotAValue, Generic[V]):
