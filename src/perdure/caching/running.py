@@ -72,11 +72,15 @@ def _take(todo: Steps[Outcome], factory: Callable[[], Any]) -> Outcome:
     try:
         step, what = next(todo)
         while True:
+            result: Any
             try:
                 if step is Step.CALL:
                     result = what()
                 elif step is Step.COMPUTE:
-                    result = _compute(factory)
+                    try:  # here and not in a function of its own: those that call themselves would get less deep
+                        result = Computed(factory())
+                    except BaseException as error:
+                        result = Computed(None, error)
                 else:
                     result = sleep(what)  # type: ignore[func-returns-value]
             except BaseException as error:
@@ -85,13 +89,6 @@ def _take(todo: Steps[Outcome], factory: Callable[[], Any]) -> Outcome:
                 step, what = todo.send(result)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
-
-
-def _compute(factory: Callable[[], Any]) -> Computed:
-    try:
-        return Computed(factory())
-    except BaseException as error:
-        return Computed(None, error)
 
 
 def own(entries: Entries, outcome: Outcome, path: str) -> Any:
