@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from perdure_backends.file import FileBackend
 from perdure_backends.memory import MemoryBackend
 from perdure_backends.null import NullBackend
 from perdure_backends.sqlite import SQLiteBackend
+
+ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))  # the more of them, the more values there are that have to have room
 
 
 def counts(key: str) -> bool:
@@ -37,7 +40,7 @@ class TestOverDatabase(BackendContract):
     pace = 0.5
 
     def open(self, where: Path) -> Bounded:
-        return Bounded(SQLiteBackend(where, sync="normal"), max_items=2000, only=counts)
+        return Bounded(SQLiteBackend(where, sync="normal"), max_items=2000 * ROUNDS, only=counts)
 
 
 class TestOverMemory(BackendContract):
@@ -45,7 +48,7 @@ class TestOverMemory(BackendContract):
     pace = 0.5
 
     def open(self, where: Path) -> Bounded:
-        return Bounded(MemoryBackend(str(where)), max_bytes="10 MB", max_items=1000)
+        return Bounded(MemoryBackend(str(where)), max_bytes="10 MB", max_items=1000 * ROUNDS)
 
 
 class TestOverNull(BackendContract):
