@@ -287,3 +287,19 @@ def test_a_plug_in_that_does_not_work_is_named(site: Path, text: str, complaint:
         open_backend("odd:x")
     assert complaint in str(caught.value)
     assert "odd_plug_in:Odd" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:my?secret@localhost:7391/0",
+        "redis://:my?ttl=secret@localhost/0",
+        "redis://:my?timeout=secret@localhost/0",
+        "nowhere://user:my?secret@localhost",
+    ],
+)
+def test_a_password_with_a_question_mark_is_not_repeated(url: str) -> None:
+    with pytest.raises(UsageError, match="%3F") as caught:
+        perdure.open_backend(url)
+    assert "secret" not in str(caught.value)
+    assert "my" not in str(caught.value)

@@ -45,6 +45,8 @@ _MEANINGS: Final = [
         (r"MasterDown|\bMASTERDOWN\b|ClusterDown|\bCLUSTERDOWN\b|TryAgain|\bTRYAGAIN\b", True, _AGAIN),
         (r"MovedError|\bMOVED\b|AskError|\bASK\b|CrossSlot|\bCROSSSLOT\b", False,
          "Name a server that is not part of a Redis Cluster: keys are not looked for on other nodes."),
+        (r"NoPermission(?!.*script).* access .*\bkeys?\b", False,
+         "Let this user reach all keys of this place: add ~perdure:PREFIX/* to its rules (ACL SETUSER), with this prefix."),
         (r"NoPermission(?!.*script)|Authorization", False, "Let this user run EVALSHA, SCRIPT LOAD and what scripts call."),
         (r"Authentication|\bNOAUTH\b|\bAUTH\b|WRONGPASS", False,
          "Check user and password; in a URL they are written redis://user:password@host, with %40 for '@' and %3F for '?'."),

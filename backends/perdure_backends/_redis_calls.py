@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ._redis_scripts import CLOSE, RECEIPT_LASTS, SCRIPTS, Script
 
 _pause = time.sleep
 _LOADS = 3  # how often a call finds that the server has forgotten our scripts, until that is an error
+_number = re.compile(r"\(value ([1-9]\d{0,5})\)\Z").search
 _OPEN_RECEIPT = [b"PX", b"%d" % (RECEIPT_LASTS * 1000)]
 
 
@@ -27,15 +29,25 @@ class Write(NamedTuple):
         script: One that leaves the number of the write in its receipt.
         names: The keys it touches after the receipt.
         arguments: Those after the number.
-        key: For messages; `None` where there are several.
+        keys: Of the values, for messages.
         etags: Those of the last of `names`, once it has been carried out; none for a delete.
     """
 
     script: Script
     names: Sequence[bytes]
     arguments: Sequence[bytes]
-    key: str | None
+    keys: Sequence[str]
     etags: Sequence[str] = ()
+
+    @property
+    def key(self) -> str | None:
+        """The key, where there is one only."""
+        return self.keys[0] if len(self.keys) == 1 else None
+
+    def key_of(self, answer: Exception) -> str | None:
+        """The key that an answer is about, where it says so."""
+        number = _number(str(answer))
+        return self.keys[int(number[1]) - 1] if number and int(number[1]) <= len(self.keys) else self.key
 
 
 class _Doubt(NamedTuple):
@@ -151,7 +163,7 @@ class Calls:
                 self._lines.drop_idle()  # of a primary that became a replica, another server has the name by now
                 tries.pause(word)
             else:
-                raise self._judge.answer(word, write.key, writing=True)
+                raise self._judge.answer(word, write.key_of(word), writing=True)
 
     def _open_receipt(self, line: Line) -> None:
         """See to it that there is a receipt before the write: one that is missing later says nothing."""

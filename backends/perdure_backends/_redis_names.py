@@ -41,6 +41,8 @@ def parse(location: str, scheme: str) -> Address:
         raise UsageError("before an '@' stand user and password, and a prefix holds no '@'", hint=hint)
     server, _, path = rest.partition("/")
     found = _split_server(server)
+    if found is None and ":" in server.rpartition("]")[2]:
+        raise cut_in_two(scheme)
     if found is None:
         raise UsageError(f"{server!r:.80} is not a host and a port", hint=hint)
     db, _, prefix = path.partition("/")
@@ -51,6 +53,24 @@ def parse(location: str, scheme: str) -> Address:
     host, port = found[1].strip("[]") or "localhost", int(found[2] or 6379)
     user, _, password = login.partition(":")
     return Address(host, port, int(db or 0), prefix, user or None, password or None)
+
+
+def cut_in_two(scheme: str) -> UsageError:
+    """The error for what may be a URL up to a `?` in its password. It repeats nothing of it."""
+    hint = (
+        f"Write {scheme}://user:password@host:6379/0/prefix, and in a password %3F for '?', %40 for '@', %2F for '/' and %25 "
+        "for '%', or give it as password=."
+    )
+    return UsageError("after '//', or after an '@', there is not a host and a port", hint=hint)
+
+
+def check_texts(host: str, **options: str | None) -> None:
+    """Refuse what is no text, without repeating it."""
+    if not isinstance(host, str):
+        raise UsageTypeError(f"the host is text, such as 'localhost', not {type(host).__name__}")
+    for name, text in options.items():
+        if not (text is None or isinstance(text, str)):
+            raise UsageTypeError(f"{name} is text, not {type(text).__name__}")
 
 
 def checked_prefix(prefix: str, place: str) -> str:

@@ -39,7 +39,7 @@ def _script(text: str) -> Script:
 
 
 # Both change all of the values or, when they return another word than "done" or an error, nothing. A condition is "", "absent"
-# or an ETag, and is of the first value.
+# or an ETag, and is of the first value. An error about one of the values ends in its number.
 
 PUT: Final = _script("""
 local receipt, settings = KEYS[1], KEYS[2]
@@ -49,9 +49,10 @@ if seen and string.sub(seen, 1, 1) == 'c' then return redis.error_reply('TRYAGAI
 if settled == '1' and redis.call('HLEN', settings) == 0 then return 'unsettled' end
 local there = {}
 for i = 3, #KEYS do
-  there[i] = redis.call('HGET', KEYS[i], 'm')
+  there[i] = redis.pcall('HGET', KEYS[i], 'm')
+  if type(there[i]) == 'table' then return redis.error_reply(there[i].err .. ' (value ' .. i - 2 .. ')') end
   if not there[i] and redis.call('EXISTS', KEYS[i]) == 1 then
-    return redis.error_reply('WRONGTYPE a hash of another program')
+    return redis.error_reply('WRONGTYPE a hash of another program (value ' .. i - 2 .. ')')
   end
 end
 if condition == 'absent' then
@@ -80,12 +81,13 @@ local seen = redis.call('GET', receipt)
 if seen and string.sub(seen, 1, 1) == 'c' then return redis.error_reply('TRYAGAIN the receipt is closed') end
 local found = {}
 for i = 2, #KEYS do
-  local there = redis.call('HGET', KEYS[i], 'm')
+  local there = redis.pcall('HGET', KEYS[i], 'm')
+  if type(there) == 'table' then return redis.error_reply(there.err .. ' (value ' .. i - 1 .. ')') end
   if there then
     if condition ~= '' and string.sub(there, 1, 16) ~= condition then return 'changed' end
     table.insert(found, KEYS[i])
   elseif redis.call('EXISTS', KEYS[i]) == 1 then
-    return redis.error_reply('WRONGTYPE a hash of another program')
+    return redis.error_reply('WRONGTYPE a hash of another program (value ' .. i - 1 .. ')')
   end
 end
 if #found == 0 then return 'gone' end

@@ -27,7 +27,7 @@ from perdure.protocol import (
 from ._redis_answers import Judge
 from ._redis_calls import Calls, Write
 from ._redis_lines import Lines
-from ._redis_names import check_numbers, checked_prefix, milliseconds, parse
+from ._redis_names import check_numbers, check_texts, checked_prefix, cut_in_two, milliseconds, parse
 from ._redis_scripts import DELETE, GET_CHANGED, MARK_USED, PUT
 from ._redis_settings import Record
 from ._redis_values import about, about_listed, entries, is_etag, is_foreign, moment
@@ -49,6 +49,9 @@ class RedisBackend(Backend):
     A write is one script on the server, which compares and stores in one step. When its answer gets lost, what became of it is
     found out before it is sent again, so that it is carried out once: `perdure_backends._redis_scripts` tells how, and what
     lies in the database. All of it is under `perdure:prefix/`; other keys are neither listed nor read nor deleted.
+
+    A place contains those whose prefix begins with its own and a slash, and one without a prefix contains all of the database:
+    their values are listed with its own, and `clear()` removes them. So give each application a prefix not inside another's.
 
     When a value was last used is kept with the value, so it does not depend on how the server evicts. (`OBJECT IDLETIME` knows
     nothing under an LFU policy, and every listing resets it.) To mark it used does not lengthen its life.
@@ -73,7 +76,7 @@ class RedisBackend(Backend):
 
     Raises:
         UsageError: An option is wrong. Nothing is sent before the first use.
-        UsageTypeError: `ttl` is no duration.
+        UsageTypeError: An argument is of the wrong type.
     """
 
     shared_by_machines = True
@@ -96,6 +99,7 @@ class RedisBackend(Backend):
         certificate: str | None = None,
         private_key: str | None = None,
     ) -> None:
+        check_texts(host, user=user, password=password, ca_bundle=ca_bundle, certificate=certificate, private_key=private_key)
         tls = self.scheme == "rediss"
         self.place = f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}/{db}"
         prefix = checked_prefix(prefix, self.place)
@@ -146,6 +150,8 @@ class RedisBackend(Backend):
         """
         options = dict(locals())
         del options["cls"], options["location"]
+        if isinstance(ttl, str) and "@" in ttl:
+            raise cut_in_two(cls.scheme)
         host, port, db, prefix, *login = parse(location, cls.scheme)
         for name, given in zip(("user", "password"), login, strict=True):
             if given and options[name]:
@@ -186,7 +192,7 @@ class RedisBackend(Backend):
         else:
             condition = self._condition(key, if_match)
         etag = os.urandom(8).hex()
-        word = self._put(key, [name], [etag], [data], condition)
+        word = self._put([key], [name], [etag], [data], condition)
         if word != b"done":
             raise self._lost(key, word)
         return ETag(etag)
@@ -194,7 +200,7 @@ class RedisBackend(Backend):
     def delete(self, key: str, *, if_match: ETag | None = None) -> None:
         name = self._name(key)
         condition = b"" if if_match is None else self._condition(key, if_match)
-        word = self._calls.carry_out(Write(DELETE, [name], [condition], key))
+        word = self._calls.carry_out(Write(DELETE, [name], [condition], [key]))
         if condition and word != b"done":
             raise self._lost(key, word)
 
@@ -238,13 +244,13 @@ class RedisBackend(Backend):
         for end in range(1, len(keys) + 1):
             filled += len(datas[end - 1])
             if end == len(keys) or end - begin == _PAGE or filled + len(datas[end]) > _PAGE_BYTES:
-                self._put(None, names[begin:end], etags[begin:end], datas[begin:end], b"")
+                self._put(keys[begin:end], names[begin:end], etags[begin:end], datas[begin:end], b"")
                 begin, filled = end, 0
         return dict(zip(keys, map(ETag, etags), strict=True))
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        for page in _pages(list(dict.fromkeys(map(self._name, keys)))):
-            self._calls.carry_out(Write(DELETE, page, [b""], None))
+        for page in _pages(list({key: self._name(key) for key in keys}.items())):
+            self._calls.carry_out(Write(DELETE, [name for _, name in page], [b""], [key for key, _ in page]))
 
     # --------------------------------------------------------------------------------------------------------- the place
 
@@ -254,6 +260,9 @@ class RedisBackend(Backend):
     def record(self, settings: Mapping[str, str]) -> None:
         """Keep settings with the place; the first write sees to it, and any that finds them gone. As `Backend.record`."""
         self._record.require(settings)
+
+    def forgets(self, key: str) -> str:
+        return "" if self._ttl == b"0" else f"it forgets what nobody has written for {int(self._ttl) / 1000:g} s"
 
     def guarantees(self) -> Guarantees:
         modes = "appendfsync always: all of it; everysec: all but the last second or two; RDB: the last snapshot; none: nothing"
@@ -298,7 +307,7 @@ class RedisBackend(Backend):
         raise self._lost(key, b"changed")
 
     def _put(
-        self, key: str | None, names: Sequence[bytes], etags: Sequence[str], datas: Sequence[bytes], condition: bytes
+        self, keys: Sequence[str], names: Sequence[bytes], etags: Sequence[str], datas: Sequence[bytes], condition: bytes
     ) -> bytes:
         record = self._record
         if record.pending:
@@ -306,7 +315,7 @@ class RedisBackend(Backend):
         values = [word for etag, data in zip(etags, datas, strict=True) for word in (etag.encode(), data)]
         for _ in range(_RECORDS):
             arguments = [condition, self._ttl, b"1" if record.settings else b"0", *values]
-            word = self._calls.carry_out(Write(PUT, [record.name, *names], arguments, key, etags))
+            word = self._calls.carry_out(Write(PUT, [record.name, *names], arguments, keys, etags))
             if word != b"unsettled":
                 return word
             record.write()

@@ -237,6 +237,13 @@ class Backend(Protocol):
         """
         return
 
+    def forgets(self, key: str) -> str:
+        """Why a key may become absent without being deleted, as far as this knows (`"it evicts values ..."`); `""` if it stays.
+
+        What must not be forgotten, such as a lock, is refused in such a place. A wrapper passes on what its backend says.
+        """
+        return ""
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Blob]:
         """Read several values; absent keys are missing from the answer. The first other error is raised."""
         found: dict[str, Blob] = {}

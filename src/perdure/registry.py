@@ -100,6 +100,9 @@ def parse_url(where: str | os.PathLike[str]) -> tuple[str, str, list[tuple[str, 
     from urllib.parse import parse_qsl, unquote  # 3 ms that a bare path does not need
 
     location, _, query = rest.partition("?")
+    if "@" in query and not _has_no_login(scheme):
+        hint = "In a password write %3F for '?' and %40 for '@', or give it as an argument; in options write %40 for '@'."
+        raise UsageError("there is an '@' behind a '?'", place=_bare(where), hint=hint)
     path = unquote(location)
     if scheme.lower() == "file" and location.startswith("~"):
         path = _at_home(path)
@@ -114,9 +117,14 @@ def _at_home(path: str) -> str:
 def _bare(where: str | os.PathLike[str]) -> str:
     """What may stand in a message: neither the query nor a user's name and password, which may be secrets."""
     text = os.fspath(where)
-    if text.lower().startswith("redis"):
+    scheme, colon, _ = text.partition(":")
+    if colon and _is_scheme(scheme) and not _has_no_login(scheme):
         text = re.sub("//.*@", "//", text)  # a password that should have been quoted may hold anything
     return re.sub("//[^/]*@", "//", text.partition("?")[0])
+
+
+def _has_no_login(scheme: str) -> bool:
+    return scheme.lower() in ("file", "memory", "null", "s3", "sqlite")
 
 
 def _factory(scheme: str, text: str) -> Callable[..., Backend]:

@@ -29,6 +29,7 @@ from perdure.protocol import ABSENT, Backend, ETag
 from perdure.registry import open_backend
 from perdure.testing import BackendContract, servers
 from perdure.testing.servers import RedisServer
+from perdure.wrappers import Cached
 
 redis = pytest.importorskip("redis")
 from perdure_backends.redis import RedisBackend  # noqa: E402
@@ -133,6 +134,7 @@ def test_a_name_that_another_program_uses_is_refused(backend: RedisBackend, raw:
             call()
         assert type(caught.value) is BackendError
         assert "WRONGTYPE" in str(caught.value)
+        assert caught.value.key == key
     assert raw.dump(f"perdure:app/{key}") == before
     assert not backend.contains("a")
 
@@ -345,6 +347,28 @@ def test_a_dict_lives_there(own: RedisServer, raw: Any) -> None:
     d["a"] = 1
     d.transform_item("a", transformer=lambda old: old + 1)
     assert d["a"] == 2
+
+
+def test_a_server_by_another_name_is_no_place_for_copies(own: RedisServer, raw: Any) -> None:
+    for prefix in ("app", ""):
+        remote = RedisBackend("127.0.0.1", own.port, prefix=prefix)
+        cached = Cached(remote, RedisBackend("localhost", own.port, prefix=prefix), recheck=60)
+        with pytest.raises(UsageError, match="overwrite"):
+            cached.put("k", b"value")
+        with pytest.raises(UsageError, match="overwrite"):
+            cached.get("k")
+        assert remote.get("k").data == b"value"
+        cached.close()
+
+
+def test_a_place_contains_those_inside_its_prefix(own: RedisServer, raw: Any) -> None:
+    raw.flushall()
+    outer, inner, beside = (perdure.open(f"{own.url}/{prefix}") for prefix in ("team", "team/app", "team2"))
+    for d in (outer, inner, beside):
+        d["k"] = 1
+    assert sorted(map(str, outer)) == ["app/k", "k"]
+    outer.clear()
+    assert (len(outer), len(inner), len(beside)) == (0, 0, 1)
 
 
 def test_the_command_line_knows_it(own: RedisServer, raw: Any) -> None:

@@ -93,6 +93,12 @@ def test_a_url_names_a_place(url: str, place: str) -> None:
         ("rediss:/x", "begins with rediss://"),
         ("redis://example.org/app", "redis://example.org/0/app"),
         ("redis://example.org:port/0", "not a host and a port"),
+        ("redis://:secret", "%3F for '?'"),
+        ("redis://:secret?ttl=ss@example.org/0", "%3F for '?'"),
+        ("redis://user:1?ttl=secret@example.org:6379/0", "%3F for '?'"),
+        ("redis://user:12/0?ttl=secret@example.org/0", "%3F for '?'"),
+        ("redis://user:p@user:secret?ttl=ss@example.org/0", "%3F for '?'"),
+        ("redis://exam[ple.org/0", "not a host and a port"),
         ("redis://example.org:0/0", "port is a whole number"),
         ("redis://example.org:65536/0", "port is a whole number"),
         ("redis://user@example.org/0", "user and password"),
@@ -121,9 +127,13 @@ def test_wrong_arguments_are_refused() -> None:
     for wrong in ({"ttl": -1}, {"ttl": float("nan")}, {"ttl": 1e11}, {"port": "6379"}, {"db": -1}, {"timeout": "1"}):
         with pytest.raises(UsageError):
             RedisBackend(**wrong)
-    for wrong in ({"prefix": 5}, {"ttl": []}):
-        with pytest.raises(UsageTypeError):
+    for wrong in (
+        *({"prefix": 5}, {"ttl": []}, {"host": None}, {"host": 5}, {"user": b"ada"}),
+        *({"password": 5555}, {"password": b"5555"}, {"ca_bundle": 5}),
+    ):
+        with pytest.raises(UsageTypeError) as caught:
             RedisBackend(**wrong)
+        assert "5555" not in str(caught.value)
     RedisBackend(ttl=float("inf"))
 
 
@@ -199,6 +209,19 @@ def test_a_user_who_may_not_do_all(server: RedisServer) -> None:
             assert not backend.contains("k")
             for call in (lambda: backend.put("k", b""), lambda: backend.delete("k")):
                 with pytest.raises(BackendError, match="Let this user run") as caught:
+                    call()
+                assert type(caught.value) is BackendError
+        raw.acl_setuser("eve", enabled=True, passwords=["+" + "writer"], keys=["perdure:app/*"], commands=["+@all"])
+        with RedisBackend("127.0.0.1", server.port, prefix="other", user="eve", password="writer") as backend:
+            for call in (
+                lambda: backend.put("k", b""),
+                lambda: backend.put_many({"k": b"", "l": b""}),
+                lambda: backend.get("k"),
+                lambda: backend.get("k", if_none_match=ETag("0" * 16)),
+                lambda: backend.delete("k"),
+                backend.recorded,
+            ):
+                with pytest.raises(BackendError, match="add ~perdure:PREFIX") as caught:
                     call()
                 assert type(caught.value) is BackendError
         commands = ["+@read", "+evalsha", "+script|load", "+hset", "+set", "+unlink", "+time"]
@@ -400,6 +423,8 @@ class Fake:
         ("ERR Error running script (call to f_1): @user_script:9: -OOM command not allowed", BackendError, "Raise maxmemory"),
         ("NOAUTH Authentication required.", BackendError, "Check user and password"),
         ("NOPERM this user has no permissions to run the 'evalsha' command", BackendError, "Let this user run"),
+        ("NOPERM No permissions to access a key", BackendError, "~perdure:PREFIX"),
+        ("NOPERM this user has no permissions to run the 'keys' command", BackendError, "Let this user run"),
         ("ERR unknown command `EVALSHA`, with args beginning with: `x`", BackendError, "lets it run scripts"),
         ("ERR unknown command 'evalsha'", BackendError, "lets it run scripts"),
         ("NOSCRIPT No matching script. Please use EVAL.", BackendError, "several servers"),

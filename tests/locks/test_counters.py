@@ -14,6 +14,7 @@ from perdure.errors import (
     IntegrityError,
     UnavailableError,
     UnknownOutcomeError,
+    UsageTypeError,
 )
 from perdure.locks import Counter
 from perdure.locks import counter as counting
@@ -46,8 +47,11 @@ def test_a_counter_has_no_largest_number(memory: MemoryBackend, sign: int, bits:
 
 
 def test_a_counter_counts_in_whole_numbers(memory: MemoryBackend) -> None:
-    with pytest.raises(TypeError):
-        Counter(memory, "n").add(1.5)  # type: ignore[arg-type]
+    counter: Any = Counter(memory, "n")
+    for wrong in (1.5, "1", None, b"1"):
+        for call in (counter.add, counter.swap, counter.set):
+            with pytest.raises(UsageTypeError, match="counts in whole numbers, not"):
+                call(wrong)
     assert not memory.contains("counters()/n")
 
 

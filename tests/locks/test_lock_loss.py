@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import threading
@@ -16,8 +18,10 @@ from perdure.codecs.entry import write_note
 from perdure.errors import (
     CodecError,
     IntegrityError,
+    LeaseLostError,
     PreconditionError,
     UnavailableError,
+    UsageError,
 )
 from perdure.locks import Counter, Watched, boot_time, holding, lock
 from perdure.testing.crew import PATIENCE
@@ -37,6 +41,17 @@ def test_a_held_lease_outlives_its_ttl_many_times(memory: MemoryBackend) -> None
 def test_a_dropped_lease_is_held_all_the_same(memory: MemoryBackend) -> None:
     lock(memory, "it", ttl=SHORT).acquire()
     assert not lock(memory, "it").acquire(timeout=3 * SHORT)
+
+
+def test_what_with_has_entered_is_renewed_for_as_long_as_somebody_has_the_lease(memory: MemoryBackend) -> None:
+    with lock(memory, "it", ttl=SHORT, on_lost=print):  # nobody but the statement
+        gc.collect()
+        until(lambda: stored(memory)["holders"][0]["renewal"] >= 3)
+    dropped = lock(memory, "it", ttl=SHORT, on_lost=print)
+    dropped.__enter__()  # as if a Ctrl-C had come before the first line of __exit__
+    del dropped
+    gc.collect()
+    assert lock(memory, "it").acquire(timeout=PATIENCE)
 
 
 def test_without_renewal_it_ends_unless_somebody_renews(memory: MemoryBackend, hands: Clock) -> None:
@@ -199,6 +214,51 @@ def test_a_deleted_record_means_a_lost_lease(memory: MemoryBackend) -> None:
         lease.renew()
     assert not memory.contains(KEY)
     assert not lease.held
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_lost_its_lease_with_the_record_is_not_told_to_trust_in_tokens(memory: MemoryBackend, again: bool) -> None:
+    for _ in range(5):
+        with lock(memory, "it"):
+            pass
+    lease = lock(memory, "it")
+    lease.acquire()
+    assert lease.token == 6
+    memory.delete(KEY)
+    for _ in range(6 if again else 0):  # the last one has the same token
+        assert lock(memory, "it").acquire(blocking=False)
+        if stored(memory)["token"] < 6:
+            memory.put(KEY, write_note(json.dumps({**stored(memory), "holders": []}).encode()))
+    with pytest.raises(LeaseLostError, match="record was deleted") as info:
+        lease.renew()
+    assert "theirs are larger" not in str(info.value)
+    assert "tokens begin anew" in str(info.value)
+    for what in (lease.check, lease.renew):
+        with pytest.raises(LeaseLostError, match="tokens begin anew"):
+            what()
+
+
+def test_what_the_body_raises_is_not_replaced_when_the_lease_was_released_in_it(
+    memory: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = lock(memory, "it")
+    with pytest.raises(ZeroDivisionError), lease:
+        lease.release()
+        1 / 0
+    assert "not held" in caplog.text
+    with pytest.raises(UsageError, match="not held"), lease:
+        lease.release()
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with lease:
+                await lease.release_async()
+                1 / 0
+        with pytest.raises(UsageError, match="not held"):
+            async with lease:
+                await lease.release_async()
+
+    asyncio.run(main())
 
 
 def test_a_release_that_fails_says_so_and_holds_nothing(memory: MemoryBackend) -> None:

@@ -22,28 +22,12 @@ from perdure.errors import PreconditionError, UsageError
 from perdure.locks import Counter, Semaphore, lock
 from perdure.protocol import ABSENT, Backend
 from perdure.registry import open_backend
-from perdure.testing import servers
 from perdure.testing.crew import PATIENCE, spawned
-from perdure.testing.servers import S3Server
 from perdure_backends.file import FileBackend
 
 ROUNDS = int(os.environ.get("PERDURE_ROUNDS", "1"))
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-@pytest.fixture(params=["file", "sqlite", pytest.param("s3", marks=pytest.mark.s3)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        server: S3Server = request.getfixturevalue("seaweedfs")
-        return f"s3://locks/{tmp_path.name}?create=yes&endpoint_url={server.endpoint_url}"
-    return {"file": f"file:{tmp_path}/f?sync=normal", "sqlite": f"sqlite:{tmp_path}/s.db?sync=normal"}[request.param]
-
-
-@pytest.fixture(scope="module")
-def seaweedfs() -> Iterator[S3Server]:
-    with servers.seaweedfs() as server, server.environment():
-        yield server
 
 
 @contextlib.contextmanager

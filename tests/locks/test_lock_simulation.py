@@ -68,6 +68,8 @@ class World:
         """Let time pass, little or much; at no moment of it may there be too many who believe."""
         for _ in range(3):
             self.now += self.dice.expovariate(1) * self.dice.choice([0.0, 0.01, 0.1, 0.5])
+            if self.dice.random() < 0.004:
+                self.now += self.dice.uniform(0, 2 * TTL)  # a place that is stuck
             assert self.believers() <= self.limit
             if self.late and self.dice.random() < 0.3:
                 try:
@@ -128,7 +130,12 @@ class World:
             timeout = self.dice.choice([-1.0, 5.0, 1e9])
             machine.waiting = Waiting(machine.records, machine.slots, self.limit, TTL, "", timeout)
         pause = machine.waiting.turn()
+        if not pause and self.dice.random() < 0.2:
+            self.pass_time()  # until an event loop hears of it
+        if machine.waiting.missed():
+            return
         if machine.waiting.grip is not None:
+            assert machine.time(self) < machine.waiting.grip.until
             machine.grip = machine.waiting.grip
             self.tokens.append(machine.grip.token)
             assert self.tokens[-1] > max(self.tokens[:-1], default=0)

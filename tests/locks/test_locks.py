@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ from perdure.locks import Counter, Lease, Semaphore, lock
 from perdure.protocol import Backend
 from perdure.testing.crew import PATIENCE, Threads
 from perdure.testing.faults import Faulty, Hold, on
+from perdure.wrappers import Bounded, Cached, Expiring, Observed
 from perdure_backends.file import FileBackend
 from perdure_backends.memory import MemoryBackend
+from perdure_backends.redis import RedisBackend
+
+MAKERS: list[Callable[[Any, str], object]] = [lock, lambda where, name: Semaphore(where, name, 2), Counter]
 
 
 def test_a_lease_excludes_others_until_it_is_released(place: Backend) -> None:
@@ -107,6 +112,13 @@ def test_times_are_checked_at_once(memory: MemoryBackend, options: dict[str, Any
         lock(memory, "it", **options)
 
 
+@pytest.mark.parametrize("options", [{"owner": 5}, {"owner": None}, {"on_lost": 5}, {"renew": "no"}, {"renew": None}])
+def test_arguments_of_a_wrong_type_are_refused_when_the_object_is_made(memory: MemoryBackend, options: dict[str, Any]) -> None:
+    for make in (lock, lambda where, name, **options: Semaphore(where, name, 2, **options)):
+        with pytest.raises(UsageTypeError, match=f"{next(iter(options))} is"):
+            make(memory, "it", **options)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "..", "a/b", (), "x" * 254, 7])
 def test_a_name_is_a_key(memory: MemoryBackend, name: Any) -> None:
     for make in (lock, Counter, lambda where, name: Semaphore(where, name, 2)):
@@ -142,6 +154,41 @@ def test_where_nobody_else_can_be_there_is_no_lock() -> None:
         lock("null:", "it").acquire()
     with pytest.raises(UsageError, match="cannot be kept here"):
         Counter("null:", "it").add()
+
+
+def test_where_values_go_after_a_while_there_is_no_lock(memory: MemoryBackend) -> None:
+    short = Expiring(memory, "1 s")
+    places = [short, Observed(short, print), Cached(Observed(short, print), MemoryBackend()), perdure.open(short)]
+    for where in [*places, "redis://nowhere/0/p?ttl=5 s", RedisBackend(ttl=5), Observed(RedisBackend(ttl="5 s"), print)]:
+        for make in MAKERS:
+            with pytest.raises(UsageError, match=r"forgets what nobody has written for [15] s") as info:
+                make(where, "it")
+            assert "place of its own" in str(info.value)
+            assert info.value.place
+    for make in MAKERS:
+        make(Cached(memory, Expiring(MemoryBackend(), "1 s")), "it")  # only copies go
+        make(RedisBackend(), "it")
+
+
+def test_where_values_are_evicted_there_is_no_lock_unless_it_is_left_alone(memory: MemoryBackend) -> None:
+    asked: list[str] = []
+
+    def only(key: str) -> bool:
+        asked.append(key)
+        return not key.startswith(("locks()/", "semaphores()/"))
+
+    for bounded in (Bounded(memory, max_bytes="1 MB"), Bounded(memory, max_items=3), Bounded(memory, max_items=3, only=bool)):
+        for make in MAKERS:
+            with pytest.raises(UsageError, match="evicts values") as info:
+                make(Observed(bounded, print), "it")
+            assert "only=" in str(info.value)
+            assert info.value.place == memory.place
+    spared = Bounded(memory, max_items=3, only=only)
+    with lock(spared, ("a", "it")), Semaphore(spared, "it", 2):
+        pass
+    assert {"locks()/a/it", "semaphores()/it"} <= set(asked)
+    with pytest.raises(UsageError, match="counters"):
+        Counter(spared, "it")
 
 
 def test_closing_closes_what_was_opened_here_and_nothing_else(tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ from perdure.errors import (
     InvalidKeyError,
     NotFoundError,
     NotModified,
+    PerdureError,
     PolicyError,
     PreconditionError,
     UnavailableError,
     UsageError,
     UsageTypeError,
 )
-from perdure.protocol import ABSENT, Backend, Use
+from perdure.protocol import ABSENT, Backend, ETag, Use
 from perdure.testing import Faulty
 from perdure.testing.crew import PATIENCE, within
 from perdure.testing.faults import Hold, fail_before, on
@@ -345,11 +346,7 @@ class Machine(RuleBasedStateMachine):
         if key in self.sizes:
             with pytest.raises(PreconditionError):
                 self.bounded.put(key, bytes(50), if_match=ABSENT)
-            there = set(self.place.keys())
-            gone = [key for key in self.sizes if key not in there]
-            assert gone == [other for other in self.sizes if other != key][: len(gone)]
-            for other in gone:
-                del self.sizes[other]
+            assert set(self.place.keys()) == set(self.sizes), "nothing goes for a write that loses"
         else:
             self.bounded.put(key, bytes(50), if_match=ABSENT)
             self._written({key: 50})
@@ -519,6 +516,56 @@ def test_creates_that_fail_take_no_room() -> None:
             bounded.put("a", b"2", if_match=ABSENT)
     assert watched.calls["uses"] == 1
     assert not bounded._flying
+
+
+@pytest.mark.parametrize("limits", [{"max_items": 10}, {"max_bytes": 1000}], ids=str)
+def test_a_conditional_write_that_loses_evicts_nobody(place: Backend, limits: dict[str, Any]) -> None:
+    bounded = Bounded(place, **limits)
+    for number in range(10):
+        bounded.put(f"k{number}", bytes(90))
+    there = names(place)
+    stale = bounded.head("k9").etag
+    current = bounded.put("k9", bytes(90))
+    for key, condition in (("k9", ABSENT), ("k9", stale), ("k9", ETag("nonsense")), ("new", current), ("new", stale)):
+        for _ in range(3):
+            with pytest.raises(PreconditionError) as caught:
+                bounded.put(key, bytes(900), if_match=condition)
+            assert (caught.value.key, caught.value.place) == (key, place.place)
+    assert names(place) == there
+    assert bounded.evicted == 0
+    bounded.put("k9", bytes(900), if_match=current)
+    bounded.put("new", bytes(900), if_match=ABSENT)
+    assert "new" in names(place)
+    assert total(place) <= limits.get("max_bytes", 10**9)
+
+
+def test_a_condition_is_asked_about_only_where_something_has_to_go() -> None:
+    watched = Faulty(MemoryBackend())
+    bounded = Bounded(watched, max_items=3)
+    for key in "abc":
+        bounded.put(key, b"1", if_match=ABSENT)
+    bounded.put("a", b"2", if_match=watched.backend.head("a").etag)
+    assert "head" not in watched.calls
+    bounded.put("d", b"1")
+    assert "head" not in watched.calls
+    bounded.put("e", b"1", if_match=ABSENT)
+    assert watched.calls["head"] == 1
+
+
+def test_a_damaged_record_decides_nothing_about_a_condition(tmp_path: Path) -> None:
+    """The place does, as it would without a limit."""
+    outcomes = []
+    for limited in (False, True):
+        place = FileBackend(tmp_path / f"{limited}", sync="normal")
+        place.put_many(dict.fromkeys("abc", b"value"))
+        (file,) = (tmp_path / f"{limited}").glob("a*")
+        file.write_bytes(file.read_bytes()[:-3] + b"\0\0\0")
+        try:
+            (Bounded(place, max_items=2) if limited else place).put("a", b"new", if_match=ABSENT)
+            outcomes.append("written")
+        except PerdureError as error:
+            outcomes.append(type(error).__name__)
+    assert outcomes[0] == outcomes[1]
 
 
 def test_little_is_remembered_of_a_large_place_unless_much_has_to_go() -> None:

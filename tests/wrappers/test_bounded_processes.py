@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -457,16 +457,143 @@ def test_locks_are_in_a_folder_that_nobody_else_can_write_to(
     troubles: list[Exception] = []
     monkeypatch.setattr(os.path, "isdir", lambda path: path != "/dev/shm")
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    turns.turn_of(name).alone(lambda: None, fail)
+    during = turns.turn_of(name).alone(lambda: list(tmp_path.glob("perdure-*/*")), fail)
+    assert len(during) == 1
     (folder,) = tmp_path.glob("perdure-*")
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert len(list(folder.iterdir())) == 1
-    for file in folder.iterdir():
-        file.unlink()
+    assert list(folder.iterdir()) == []
     folder.rmdir()
     folder.symlink_to("/")
     turns.turn_of(name).alone(lambda: None, troubles.append)
     assert "somebody else's" in str(troubles[0])
+
+
+@pytest.fixture
+def stopped(name: str) -> Iterator[int]:
+    """A process that has the turn and was stopped."""
+    told, tell = os.pipe()
+    wait, go = os.pipe()
+    child = forked(partial(hold, name, tell, wait))
+    assert os.read(told, 1) == b"!"
+    os.kill(child, signal.SIGSTOP)
+    os.waitpid(child, os.WUNTRACED)
+    yield child
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for fd in (told, tell, wait, go):
+        os.close(fd)
+
+
+def test_a_stopped_process_holds_up_others_only_for_a_while(
+    name: str, stopped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(turns, "_PATIENCE", 0.3)
+    place = opened("file", tmp_path, {"max_items": 3})
+    assert place.place == name
+    begun = time.monotonic()
+    within(PATIENCE, "a put", place.put, "a", b"1")
+    assert time.monotonic() - begun >= 0.3
+    assert place.troubles == 1
+    monkeypatch.setattr(turns, "_PATIENCE", 1e6)
+    for number in range(10):  # of which none waits
+        within(PATIENCE, "a put", place.put, f"{number}", b"1")
+    assert place.troubles == 11
+    assert len(caplog.records) == 1
+    assert "perhaps it is stopped" in caplog.text
+    assert len(list(place.keys())) == 3
+    os.kill(stopped, signal.SIGKILL)
+    os.waitid(os.P_PID, stopped, os.WEXITED | os.WNOWAIT)
+    within(PATIENCE, "a put", place.put, "z", b"1")
+    assert place.troubles == 11
+    assert turns.turn_of(name).impatient_until == 0.0
+    assert not turns._held
+    place.close()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_stopped_process_holds_up_nobody_elsewhere(name: str) -> None:
+    for number in range(600):  # of a few hundred locks, one of these would have the same
+        turns.turn_of(f"{name}/{number}").alone(lambda: None, fail)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_who_waits_no_longer_ends_no_turn_of_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_PATIENCE", 0.05)
+    troubles: list[Exception] = []
+    path = turns._path(turns.turn_of(name).name)
+    turns.turn_of(name).alone(lambda: None, troubles.append)
+    assert len(troubles) == 1
+    assert os.path.exists(path)  # still the turn of the one that is stopped
+
+
+@pytest.mark.usefixtures("stopped")
+def test_ctrl_c_ends_waiting(name: str) -> None:
+    timer = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        turns.turn_of(name).alone(lambda: None, fail)
+    timer.join()
+    assert not turns._held
+    assert turns.turn_of(name).depth == 0
+
+
+def test_who_waits_waits_on_while_one_turn_follows_the_other(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many slow ones are not one that is stopped."""
+    stop = tmp_path / "stop"
+
+    def work() -> None:
+        while not stop.exists():
+            turns.turn_of(name).alone(lambda: time.sleep(0.1), fail)
+
+    monkeypatch.setattr(turns, "_PATIENCE", 0.5)
+    children = [forked(work) for _ in range(5)]
+    try:
+        for _ in range(5):
+            within(PATIENCE, "a turn", turns.turn_of(name).alone, lambda: None, fail)
+    finally:
+        stop.touch()
+        for child in children:
+            os.waitpid(child, 0)
+
+
+def test_who_writes_all_the_time_lets_others_have_their_turn(name: str, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+
+    def work() -> None:
+        while not stop.exists():
+            turns.turn_of(name).alone(lambda: time.sleep(0.001), fail)
+
+    child = forked(work)
+    try:
+        begun = time.monotonic()
+        for _ in range(50):
+            within(PATIENCE, "a turn", turns.turn_of(name).alone, lambda: None, fail)
+        assert time.monotonic() - begun < PATIENCE
+    finally:
+        stop.touch()
+        os.waitpid(child, 0)
+
+
+def test_a_turn_ends_without_leaving_a_file(name: str) -> None:
+    turn = turns.turn_of(name)
+    path = turns._path(turn.name)
+    assert turn.alone(lambda: os.path.exists(path), fail)
+    assert not os.path.exists(path)
+    child = forked(lambda: turn.alone(lambda: os.kill(os.getpid(), signal.SIGKILL), fail))
+    os.waitpid(child, 0)
+    assert os.path.exists(path)  # of the one that was killed; the next one takes it away
+    assert turn.alone(lambda: os.path.exists(path), fail)
+    assert not os.path.exists(path)
+
+
+def test_somebody_who_clears_the_folder_ends_no_turn_of_others(name: str) -> None:
+    turn = turns.turn_of(name)
+    path = turns._path(turn.name)
+    turn.alone(lambda: os.unlink(path), fail)
+    turn.alone(lambda: None, fail)
+    assert not turns._held
 
 
 def test_writers_started_by_spawn_keep_the_limit_too(tmp_path: Path) -> None:

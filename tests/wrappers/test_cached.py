@@ -29,10 +29,11 @@ from perdure.mapping import PersiDict
 from perdure.protocol import ABSENT, Backend, Blob, ETag
 from perdure.testing.faults import Call, Hold, fail_after, fail_before, lose_answer
 from perdure.testing.lifetime import in_child
-from perdure.wrappers import Cached
+from perdure.wrappers import Bounded, Cached
 from perdure_backends.file import FileBackend
 from perdure_backends.memory import MemoryBackend
 from perdure_backends.null import NullBackend
+from perdure_backends.sqlite import SQLiteBackend
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # nothing warns but where a test expects it
 
@@ -72,12 +73,17 @@ def test_a_repeated_get_is_one_request_without_a_body_and_writes_nothing(
     etag = remote.backend.put("k", b"value")
     assert cached.get("k")[:2] == (b"value", etag)
     assert (remote.take(), remote.bodies) == (["get"], 1)
+    assert local.take() == ["get", "get", "put"]  # the second one, before the first copy, whether these are two places
+    remote.backend.put("another", b"value")
+    cached.get("another")
+    assert (remote.take(), remote.bodies) == (["get"], 2)
     assert local.take() == ["get", "put"]
+    remote.bodies = 1
     for _ in range(3):
         assert cached.get("k") == remote.backend.get("k")
         assert (remote.take(), remote.bodies) == (["not modified"], 1)
         assert local.take() == ["get"]
-    assert (cached.hits, cached.misses, cached.troubles) == (3, 1, 0)
+    assert (cached.hits, cached.misses, cached.troubles) == (3, 2, 0)
 
 
 def test_what_was_written_here_need_not_be_sent(cached: Cached, remote: Watched) -> None:
@@ -499,6 +505,80 @@ def test_the_remote_and_a_place_with_values_are_refused_as_local_places(tmp_path
     with pytest.raises(UsageError, match="holds the values of a dict"):
         Cached(here, FileBackend(tmp_path / "dict"))
     Cached(MemoryBackend(), MemoryBackend()).put("k", b"")
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+def test_a_link_to_the_remote_is_refused_as_local_place(tmp_path: Path, kind: str, fresh: bool) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+
+    def opened(path: Path) -> Backend:
+        return FileBackend(path / "x") if kind == "file" else SQLiteBackend(path / "x")
+
+    if not fresh:
+        opened(tmp_path / "real").put("k", b"value")
+    for one, other in (("real", "alias"), ("alias", "real")):
+        with pytest.raises(UsageError, match="overwrite"):
+            Cached(opened(tmp_path / one), opened(tmp_path / other))
+    if kind == "sqlite" and not fresh:
+        (tmp_path / "link").symlink_to(tmp_path / "real" / "x")
+        with pytest.raises(UsageError, match="overwrite"):
+            Cached(opened(tmp_path / "real"), SQLiteBackend(tmp_path / "link"))
+    Cached(opened(tmp_path / "real"), FileBackend(tmp_path / "y")).put("k", b"")
+
+
+class Alias(MemoryBackend):
+    """A space under another name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.place = f"alias:{name}"
+
+
+@pytest.mark.parametrize("worth", [None, lambda data: False])
+@pytest.mark.parametrize("append_only", [False, True])
+def test_the_remote_by_another_name_loses_no_value(tmp_path: Path, append_only: bool, worth: Any) -> None:
+    """As the same server by another name, which nothing tells beforehand."""
+    real = MemoryBackend(str(tmp_path))
+    real.put("old", b"value")
+
+    def cached() -> Cached:
+        return Cached(real, Alias(str(tmp_path)), append_only=append_only, worth=worth)
+
+    calls: list[Callable[[Cached], object]] = [
+        lambda cached: cached.get("old"),
+        lambda cached: cached.get_many(["old"]),
+        lambda cached: cached.put("new", b"value", if_match=ABSENT),
+    ]
+    if not append_only:
+        calls += [lambda cached: cached.put("newer", b"value"), lambda cached: cached.put_many({"a": b"value", "b": b"value"})]
+    for call in calls:
+        with pytest.raises(UsageError, match="overwrite"):
+            call(cached())
+    there = list(real.keys())
+    assert sorted(there) == (["new", "old"] if append_only else ["a", "b", "new", "newer", "old"])
+    assert {real.get(key).data for key in there} == {b"value"}
+
+
+def test_what_is_too_large_for_a_bounded_local_place_is_no_trouble(remote: Watched, tmp_path: Path) -> None:
+    local = Bounded(FileBackend(tmp_path / "copies", sync="normal"), max_bytes=1000)
+    cached = Cached(remote, local, recheck="1 h")
+    cached.put("k", b"small")
+    assert local.contains("k")
+    remote.take()
+    for _ in range(2):
+        cached.put("k", bytes(2000))
+        assert not local.contains("k")  # which is of an older value, and of no use
+        assert cached.get("k").data == bytes(2000)
+        assert cached.get_many(["k"])["k"].data == bytes(2000)
+        assert remote.take() == ["put", "get", "get_many"]
+    cached.put("k", b"small")
+    assert cached.get("k").data == b"small"
+    assert remote.take() == ["put"]
+    assert cached.troubles == 0
+    cached.close()
 
 
 # -------------------------------------------------------------------------------------------------------------------- trouble

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
-from ..errors import PerdureError, PreconditionError, UnknownOutcomeError
+from ..errors import PerdureError, PreconditionError, UnknownOutcomeError, UsageTypeError
 from ..protocol import Condition
 from .clock import fraction
 from .records import Name, Records, Where, nonce
@@ -35,7 +35,7 @@ class Counter:
 
     Raises:
         InvalidKeyError: The name cannot be a key.
-        UsageError: `where` is wrong.
+        UsageError: `where` is wrong, or forgets by itself: numbers would be given twice.
 
     Cost: a read and a write for each change, and both again each time that another was first.
     """
@@ -58,16 +58,17 @@ class Counter:
         """Add `n`, which may be negative, and return the new number, which nobody else gets for `n=1`.
 
         Raises:
+            UsageTypeError: It is no whole number.
             UnknownOutcomeError: It cannot be told whether it was added: the answer was lost, and then the place was out of
                 reach or 32 others were faster. It was not added twice.
             IntegrityError, CodecError, BackendError: Nothing was changed.
         """
-        step = operator.index(n)
+        step = _whole(n)
         return self._change(lambda value: value + step)[1]
 
     def swap(self, value: SupportsIndex) -> int:
         """Set the number, and return the one before. Raises as `add`."""
-        new = operator.index(value)
+        new = _whole(value)
         return self._change(lambda _: new)[0]
 
     def set(self, value: SupportsIndex) -> None:
@@ -121,6 +122,13 @@ class Counter:
     def _look(self) -> tuple[Count, Condition]:
         fields, etag = self._records.get()
         return (read_count(self._records, fields) if fields else Count(0, 0, ())), etag
+
+
+def _whole(number: SupportsIndex) -> int:
+    try:
+        return operator.index(number)
+    except TypeError as error:
+        raise UsageTypeError(f"a counter counts in whole numbers, not in {number!r:.60}", hint="Give an int.") from error
 
 
 class Count:

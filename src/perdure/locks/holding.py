@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from ..durations import Duration, seconds
-from ..errors import LeaseLostError, PerdureError, PreconditionError, UsageError
+from ..errors import LeaseLostError, PerdureError, PreconditionError, UsageError, UsageTypeError
 from ..pulse import Beat, every
 from .clock import boot_time
 from .records import Holder, Name, Records, Where
@@ -54,6 +54,12 @@ class Holding:
         self.ttl = seconds(ttl, "the ttl of a lease")
         if not 0 < self.ttl < 1e9:
             raise UsageError(f"a lease cannot last {self.ttl:g} s", hint="Give a ttl such as '30 s'.")
+        if not isinstance(owner, str):
+            raise UsageTypeError(f"owner is text, not {owner!r:.60}")
+        if not isinstance(renew, bool):
+            raise UsageTypeError(f"renew is True or False, not {renew!r:.60}")
+        if not (on_lost is None or callable(on_lost)):
+            raise UsageTypeError(f"on_lost is a function without arguments, not {on_lost!r:.60}")
         self.name = name
         self._timeout = inf if timeout is None else seconds(timeout, "a timeout")
         self._renews = renew
@@ -67,7 +73,7 @@ class Holding:
         self._guard = threading.RLock()  # for the four below; never held during a request
         self._grip: Grip | None = None
         self._beats: list[Beat] = []
-        self._acquiring = False
+        self._acquiring: Waiting | None = None
         self._left_to_parent = False
         self._token = 0
         _holdings.add(self)
@@ -125,7 +131,7 @@ class Holding:
         """Renew it now.
 
         Raises:
-            LeaseLostError, UsageError: As `check`.
+            LeaseLostError, UsageError: As `check`; also where the answer came only when the lease had lapsed.
             UnknownOutcomeError, BackendError, CodecError: It was not renewed, and is held for `expires_in`.
         """
         grip = self._require()
@@ -156,9 +162,12 @@ class Holding:
         return not grip.lost
 
     def _lost(self, grip: Grip) -> LeaseLostError:
-        hint = (
-            f"Stop: others may be at work. The resource can tell them from you: your token is {grip.token}, theirs are larger."
-        )
+        told = f"The resource can tell them from you: your token is {grip.token}, theirs are larger."
+        if grip.anew:
+            told = (
+                f"With the record gone, tokens begin anew: theirs may be smaller than yours, {grip.token}, and prove nothing."
+            )
+        hint = f"Stop: others may be at work. {told}"
         return self._at(LeaseLostError(f"the lease was lost: {grip.lost}", hint=hint))
 
     # -------------------------------------------------------------------------------------------------- in the background
@@ -194,17 +203,20 @@ class Holding:
 
     # ------------------------------------------------------------------------------------------------- in and out of it
 
-    def _begin(self, timeout: Duration | None, blocking: bool) -> Waiting:
+    def _attempt(self, timeout: Duration | None, blocking: bool) -> Waiting:
         limit = self._timeout if timeout is None else seconds(timeout, "a timeout")
+        return Waiting(self._records, self._slots, self._limit, self.ttl, self._owner, limit if blocking else -inf)
+
+    def _begin(self, waiting: Waiting) -> None:
         with self._guard:
-            if self._acquiring or (self._grip is not None and self._lives(self._grip)):
+            if self._acquiring is not None or (self._grip is not None and self._lives(self._grip)):
                 hint = "It is not re-entrant. Release it first; for another thread make another object."
                 raise self._at(UsageError("this object holds the lease already, or is about to", hint=hint))
             self._stop()
-            self._acquiring = True
-        return Waiting(self._records, self._slots, self._limit, self.ttl, self._owner, limit if blocking else -inf)
+            self._acquiring = waiting
 
-    def _take(self, waiting: Waiting) -> None:
+    def _take(self, waiting: Waiting, weakly: bool) -> None:
+        """Hold what was won; with `weakly`, for as long as somebody has this object."""
         grip = waiting.grip
         if grip is None:
             return
@@ -212,29 +224,41 @@ class Holding:
             self._grip = grip
             self._token = grip.token
             self._left_to_parent = False
-        if self._renews:
-            self._beats.append(every(self.ttl / 3, lambda: self._renew_now(grip), name=repr(self)))
-        if self._on_lost is not None:
-            self._beats.append(every(self.ttl / 4, lambda: self._tell_lost(grip), name=repr(self)))
+        me = weakref.ref(self) if weakly else lambda: self
 
-    def _back_out(self, grip: Grip) -> None:
+        def renew() -> bool:
+            holding = me()
+            return holding is not None and holding._renew_now(grip)  # noqa: SLF001
+
+        def tell_lost() -> bool:
+            holding = me()
+            return holding is not None and holding._tell_lost(grip)  # noqa: SLF001
+
+        if self._renews:
+            self._beats.append(every(self.ttl / 3, renew, name=repr(self)))
+        if self._on_lost is not None:
+            self._beats.append(every(self.ttl / 4, tell_lost, name=repr(self)))
+
+    def _back_out(self, waiting: Waiting) -> None:
         """Give back what nobody has heard of."""
         with self._guard:
-            if self._grip is grip:
+            if waiting.grip is not None and self._grip is waiting.grip:
                 self._stop()
-        try:
-            self._slots.leave(grip)
-        except PerdureError as error:
-            _log.warning("%r was acquired in vain, and lapses in %.3g s: %s", self, self.ttl, error)
+        waiting.withdraw()
 
-    def _let_go(self) -> Grip | None:
-        """Stop holding it; `None` in a child of who holds it."""
-        with self._guard:
+    def _let_go(self, kind: type[BaseException] | None = None) -> Grip | None:
+        """Stop holding it, as `kind` is raised or nothing is; `None` where it was not held here."""
+        with self._guard:  # a Ctrl-C is not noticed before the lines that stop the renewal
             grip, inherited = self._grip, self._left_to_parent
+            self._grip = None
             self._left_to_parent = False
             self._stop()
         if grip is None and not inherited:
-            raise self._at(UsageError("the lease is not held", hint="Acquire it first, and release it once."))
+            error = self._at(UsageError("the lease is not held", hint="Acquire it first, and release it once."))
+            if kind is None:
+                raise error
+            _log.warning("after %s: %s", kind.__name__, error)  # what is being raised is the news
+            return None
         if grip is None:
             text = f"{self!r} was acquired by the process that forked this one, which goes on holding it. Nothing was released."
             warnings.warn(text, RuntimeWarning, stacklevel=4)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Self
 
 from ..durations import Duration
-from ..errors import UsageError
+from ..errors import PerdureError, UsageError
 from .holding import Holding
 from .records import Name, Where
 from .waiting import Waiting
@@ -18,7 +18,7 @@ class Lease(Holding):
     """A lock that lapses when its holder is gone. `lock` makes one; it is acquired by `with`, or by `acquire`.
 
     While it is held it is renewed every third of its `ttl`, in the background, for as long as the process lives: also when
-    this object is dropped without `release`. What is true of it:
+    this object is dropped without `release`, unless it was entered by `with`. What is true of it:
 
     * Two objects never hold it at once, in whatever threads, processes and machines, as long as no process goes on working on
       a lease that has ended without looking at `held`; the two ways to see to that are below.
@@ -26,11 +26,16 @@ class Lease(Holding):
       itself seen the same version of it for the whole `ttl`, by a clock of its own that nobody can set and that goes on
       while the machine sleeps. The holder stops believing in it one `ttl` after it *began* its last successful renewal, by the
       same kind of clock, so it stops first. (Two clocks may differ in speed by 0.2 %, twice as much as NTP can make them.)
+    * The time of a lease counts from before the request that acquires it is sent. When `with` is entered, or `acquire` returns
+      `True`, at least half of the `ttl` is left. Where the answer takes longer than that, from a server that hangs perhaps,
+      the lease is not used: it is acquired anew, with another token, until the `timeout` is over, and then withdrawn.
     * So a killed holder delays somebody who waits already by one `ttl` at most, and who comes an hour later as well: it
       cannot know that the record is an hour old. One who asks without waiting, or waits for less than the `ttl`, does not get
       the lease of a dead holder.
     * `token` is larger with each acquisition, by whoever, and never used twice, not after a release and not after a restart
-      of everything: the record is never deleted. (If you delete it, it starts at 1 again.)
+      of everything: the record is never deleted. If somebody deletes it, whoever holds the lock has lost it, and tokens begin
+      at 1 again; the resource then refuses all until it forgets, too, what was the largest. Where a place is known to forget
+      by itself (`Expiring`, `Bounded`, a Redis place with a `ttl`), a lock is refused.
     * All of it is as good as what the place promises. One that forgets an acknowledged write (a folder with `sync="normal"`
       in a power cut, a Redis whose replica takes over) can give away a lease, and a token, twice.
 
@@ -40,6 +45,10 @@ class Lease(Holding):
     even that notices anything before the next renewal. Only the resource can close the window: let it remember the largest
     token that it has seen, and refuse smaller ones. For a record under perdure: write the token into it, by `transform_item`,
     and refuse when there is a larger one.
+
+    A Ctrl-C takes back what was being acquired. What is left is the moment between the last line of the body of a `with` and
+    the first of `__exit__`, or before the first of `release`: then it is still held, and renewed for as long as there is this
+    object (after `acquire`: this process). One in the middle of a release may leave the record as it is; then it lapses.
 
     Not re-entrant and not fair: who waits looks again and again, at first after a millisecond, then at longer intervals up to a
     quarter of the `ttl` or a second. A forked child does not hold what its parent holds. Pickles, to one that is not held.
@@ -63,7 +72,8 @@ class Lease(Holding):
 
     Raises:
         InvalidKeyError: The name cannot be a key.
-        UsageError: The `ttl` is 0 or infinite, or `where` is wrong.
+        UsageError: The `ttl` is 0 or infinite, `where` is wrong, or it is a place that forgets by itself.
+        UsageTypeError: An argument is of the wrong type.
 
     Cost: a read and a write to acquire it, a write to renew it and one to release it. While waiting, a read at each look, which
     brings no bytes where nothing changed.
@@ -80,7 +90,8 @@ class Lease(Holding):
                 asks again and again with the same object, for longer than the `ttl`.
 
         Returns:
-            Whether it is held now.
+            Whether it is held now, with at least half of its `ttl` left. `False` also where the place answered too late for
+            that, each time until the `timeout` was over; then nothing is held.
 
         Raises:
             UsageError: This object holds it already, or is about to.
@@ -89,24 +100,27 @@ class Lease(Holding):
                 nobody's for one `ttl`.
             IntegrityError, CodecError: What is in the record is not for this version to read. Nothing was changed.
         """
-        return self._wait(timeout, blocking).grip is not None
+        return self._wait(self._attempt(timeout, blocking)).grip is not None
 
-    def _wait(self, timeout: Duration | None = None, blocking: bool = True) -> Waiting:
-        waiting = self._begin(timeout, blocking)
+    def _wait(self, waiting: Waiting, weakly: bool = False) -> Waiting:
+        # A Ctrl-C is noticed where a function begins or a call into C ends: so from the last call in here to the body of a
+        # `with` there is no moment for it, and what comes before is taken back.
         try:
-            while pause := waiting.turn():
+            self._begin(waiting)
+            while (pause := waiting.turn()) or waiting.missed():
                 time.sleep(pause)
-            self._take(waiting)
-        except BaseException:
-            if waiting.grip is not None:
-                self._back_out(waiting.grip)
+            self._take(waiting, weakly)
+        except BaseException as error:
+            if waiting.grip is not None or not isinstance(error, PerdureError):
+                self._back_out(waiting)
             raise
         finally:
-            self._acquiring = False
+            if self._acquiring is waiting:
+                self._acquiring = None
         return waiting
 
     def __enter__(self) -> Self:
-        waiting = self._wait()
+        waiting = self._wait(self._attempt(None, True), weakly=True)
         if waiting.grip is None:
             raise waiting.in_vain()
         return self
@@ -122,11 +136,23 @@ class Lease(Holding):
             UsageError: It was not acquired, or was released already.
             UnknownOutcomeError, BackendError, CodecError: It is not held any more, but others may have to wait for one `ttl`.
         """
-        grip = self._let_go()
+        held = self._grip
+        try:
+            grip = self._let_go()
+        except BaseException:
+            if self._grip is held:
+                self._grip = None  # a Ctrl-C on the way there: so it is renewed no more
+            raise
         return grip is not None and self._give_back(grip)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        grip = self._let_go()
+        held = self._grip
+        try:
+            grip = self._let_go(kind)
+        except BaseException:
+            if self._grip is held:
+                self._grip = None  # as in `release`
+            raise
         if grip is not None:
             self._leave(grip, kind)
 
@@ -137,28 +163,30 @@ class Lease(Holding):
 
         When this is cancelled, a request that is under way is finished by its thread, and what it brings is given back.
         """
-        return (await self._wait_async(timeout, blocking)).grip is not None
+        return (await self._wait_async(self._attempt(timeout, blocking))).grip is not None
 
-    async def _wait_async(self, timeout: Duration | None = None, blocking: bool = True) -> Waiting:
+    async def _wait_async(self, waiting: Waiting, weakly: bool = False) -> Waiting:
         from asyncio import sleep, to_thread
 
-        waiting = self._begin(timeout, blocking)
         try:
-            while pause := await to_thread(self._turn_or_back_out, waiting):
+            self._begin(waiting)
+            while (pause := await to_thread(self._turn_or_back_out, waiting)) or waiting.missed():
                 await sleep(pause)
-            self._take(waiting)
-        except BaseException:
-            if not waiting.decide() and waiting.grip is not None:  # it was won, and nobody waits for it any more
-                threading.Thread(target=self._back_out, args=(waiting.grip,), name="perdure-locks", daemon=True).start()
+            self._take(waiting, weakly)
+        except BaseException as error:
+            won = not waiting.decide() and waiting.grip is not None  # and nobody waits for it any more
+            if won or (waiting.tried and not isinstance(error, PerdureError)):
+                threading.Thread(target=self._back_out, args=(waiting,), name="perdure-locks", daemon=True).start()
             raise
         finally:
-            self._acquiring = False
+            if self._acquiring is waiting:
+                self._acquiring = None
         return waiting
 
     def _turn_or_back_out(self, waiting: Waiting) -> float:
         pause = waiting.turn()
         if waiting.grip is not None and not waiting.decide():
-            self._back_out(waiting.grip)
+            self._back_out(waiting)
         return pause
 
     async def renew_async(self) -> None:
@@ -175,7 +203,7 @@ class Lease(Holding):
         return grip is not None and await shield(to_thread(self._give_back, grip))
 
     async def __aenter__(self) -> Self:
-        waiting = await self._wait_async()
+        waiting = await self._wait_async(self._attempt(None, True), weakly=True)
         if waiting.grip is None:
             raise waiting.in_vain()
         return self
@@ -183,7 +211,7 @@ class Lease(Holding):
     async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         from asyncio import shield, to_thread
 
-        grip = self._let_go()
+        grip = self._let_go(kind)
         if grip is not None:
             await shield(to_thread(self._leave, grip, kind))
 

@@ -74,6 +74,12 @@ class Records:
         self.backend: Backend = backend
         self._kind = kind
         self.key = f"{prefix}{kind}s()/{join_key(name)}"
+        why = self.backend.forgets(self.key)
+        if why:
+            self.close()
+            hint = f"Give it a place of its own that keeps everything; Bounded may be told to, by only=, of {self.key!r:.300}."
+            text = f"a {kind} without its record is free for anybody, and this place may lose it: {why}"
+            raise UsageError(text, key=self.key, place=self.place, hint=hint)
 
     @property
     def place(self) -> str:

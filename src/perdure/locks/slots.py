@@ -28,15 +28,17 @@ class Grip:
         token: The entry's.
         until: Nobody else takes it before that moment, by `boot_time`.
         lost: Why it is lost, for good; empty while it is not.
+        anew: Whether it is lost together with the record, so that tokens begin anew.
     """
 
-    __slots__ = ("lost", "nonce", "numbers", "token", "until")
+    __slots__ = ("anew", "lost", "nonce", "numbers", "token", "until")
 
     def __init__(self, holder: Holder, until: float) -> None:
         self.nonce = holder.nonce
         self.token = holder.token
         self.until = until
         self.lost = ""
+        self.anew = False
         self.numbers = count(holder.renewal + 1)  # `next` is a single step, so no two renewals are equal
 
 
@@ -80,20 +82,20 @@ class Slots:
                 soonest = min(soonest, left)
         return tuple(alive), soonest
 
-    def enter(self, state: State, if_match: Condition, mine: Holder) -> Grip | None:
-        """Swap in a state that has an entry of ours; `None` if another was first.
+    def enter(self, state: State, if_match: Condition, grip: Grip) -> bool:
+        """Swap in a state that has an entry of ours; tells whether that succeeded, or another was first.
+
+        It may have taken so long that `grip.until` is over, which is for the caller to see.
 
         Raises:
             UnknownOutcomeError: It may be there; then it lapses.
             BackendError, CodecError, UsageError: Nothing was changed.
         """
-        until = boot_time() + mine.ttl
         try:
-            entered = self._swap(state, if_match, lambda found: found.holder(mine.nonce) is not None)
+            return self._swap(state, if_match, lambda found: found.holder(grip.nonce) is not None)
         except BaseException:
-            self._given_up.add(mine.nonce)
+            self._given_up.add(grip.nonce)
             raise
-        return Grip(mine, until) if entered else None
 
     def extend(self, grip: Grip, ttl: float) -> None:
         """Renew an entry.
@@ -109,7 +111,7 @@ class Slots:
             if began >= grip.until:
                 self.lose(grip, f"it was not renewed within {ttl:g} s")
             elif holder is None and fresh:
-                self.lose(grip, _taken(state))
+                self._lose_to(state, grip)
             if grip.lost:
                 raise PreconditionError(grip.lost)
             if holder is not None:
@@ -117,6 +119,10 @@ class Slots:
                 new = state._replace(holders=(*state.without(grip.nonce), renewed))
                 if self._swap(new, etag, lambda found, renewed=renewed: renewed in found.holders):  # type: ignore[misc]
                     grip.until = max(grip.until, began + ttl)
+                    if boot_time() >= grip.until:
+                        self.lose(grip, f"its renewal was answered too late, after {ttl:g} s")
+                    if grip.lost:  # now, or meanwhile, and somebody may know of that
+                        raise PreconditionError(grip.lost)
                     return
             (state, etag), fresh = self.look(), True
 
@@ -124,6 +130,14 @@ class Slots:
         """Believe in an entry no more, for good."""
         self._given_up.add(grip.nonce)
         grip.lost = grip.lost or why
+
+    def _lose_to(self, state: State, grip: Grip) -> None:
+        """Note who has it now that the record does not list it any more."""
+        # Tokens grow, so one that is not larger than ours is of a record that was begun after ours was deleted.
+        anew = state.token < grip.token or any(holder.token == grip.token for holder in state.holders)
+        grip.anew = grip.anew or anew
+        who = f"{state.holders[-1]} took it over" if state.holders else "somebody took it over, and gave it back since"
+        self.lose(grip, ("its record was deleted" + (f", and {who}" if state.token else "")) if anew else who)
 
     def leave(self, grip: Grip) -> bool:
         """Take an entry out; tells whether it was still there. If not, `grip.lost` says why.
@@ -139,7 +153,7 @@ class Slots:
                 if self._swap(new, etag, lambda found: found.holder(grip.nonce) is None):
                     return True
             elif fresh:
-                self.lose(grip, _taken(state))
+                self._lose_to(state, grip)
                 return False
             (state, etag), fresh = self.look(), True
 
@@ -168,9 +182,3 @@ class Slots:
                     return False
                 if lost_answers >= LOST_ANSWERS:
                     raise
-
-
-def _taken(state: State) -> str:
-    if not state.token:
-        return "its record was deleted"
-    return f"{state.holders[-1]} took it over" if state.holders else "somebody took it over, and gave it back since"

@@ -230,6 +230,9 @@ class Faulty(Backend):
     def uses(self, prefix: str = "") -> Iterator[Use]:
         return self._do("uses", prefix, lambda: self.backend.uses(prefix))
 
+    def forgets(self, key: str) -> str:
+        return self.backend.forgets(key)
+
     def mark_used(self, times: Mapping[str, float]) -> None:
         return self._do("mark_used", None, lambda: self.backend.mark_used(times))
 

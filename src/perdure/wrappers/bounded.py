@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar
 from ..errors import NotModified, PerdureError, PolicyError, UnknownOutcomeError, UsageError, UsageTypeError
 from ..protocol import Backend, Blob, Buffer, Condition, ETag, Guarantees, Meta, Use, check_key
 from ..sizes import Size, size_in_bytes
-from .room import Room
+from .room import Room, require
 from .turns import turn_of
 
 __all__ = ["Bounded"]
@@ -67,6 +67,10 @@ class Bounded(Backend):
     not by more than 10 %. For a value larger than 1 % of the limit, a `put_many` of more than that, and every write under a
     limit of less than 100 items this holds among the processes of one user on one machine (`perdure.wrappers.turns`). Each
     further machine, or user, may exceed it by such values of its own that are on their way, until the next write anywhere.
+
+    A process that is stopped (Ctrl-Z, a debugger) in the middle of a look or an eviction holds up the others that need a look
+    for 10 seconds. Then they go on without waiting, which is counted in `troubles`, and while that lasts they may exceed the
+    limit by such large values as if they were on other machines.
 
     *What is not.* Who writes past this is not held back, only evicted when the next one looks. What a place needs beside its
     values, such as files that are being written, does not count. A value may go at any time, even one that another process
@@ -209,13 +213,16 @@ class Bounded(Backend):
         self._tell_uses()
         return self._backend.uses(prefix)
 
+    def forgets(self, key: str) -> str:
+        return "it evicts values when it is full" if self._only is None or self._only(key) else self._backend.forgets(key)
+
     def mark_used(self, times: Mapping[str, float]) -> None:
         self._backend.mark_used(times)
 
     # ---------------------------------------------------------------------------------------------------------- writing
 
     def put(self, key: str, data: Buffer, *, if_match: Condition = None) -> ETag:
-        """As `Backend.put`, after evicting what is necessary.
+        """As `Backend.put`, after evicting what is necessary, unless `head` says that `if_match` does not hold.
 
         Raises:
             PolicyError: The value alone is larger than `max_bytes`. Nothing was changed.
@@ -228,7 +235,8 @@ class Bounded(Backend):
         size = self._checked_size(key, data)
         if not self._give(size, 1):
             check_key(key)  # before others are evicted for it
-            return self._write_in_turn({key: size}, partial(self._backend.put, key, data, if_match=if_match))
+            write = partial(self._backend.put, key, data, if_match=if_match)
+            return self._write_in_turn({key: size}, write, partial(require, self._backend, key, if_match))
         try:
             return self._backend.put(key, data, if_match=if_match)
         except PerdureError as error:
@@ -308,15 +316,15 @@ class Bounded(Backend):
         self._room.prune(self._used)
         return self._room.evicted - before
 
-    def _write_in_turn(self, sizes: Mapping[str, int], write: Callable[[], R]) -> R:
-        """Make room for values of these sizes, and write them, while nobody else does so."""
-        return self._turn.alone(partial(self._make_room_and_write, sizes, write), self._trouble)
+    def _write_in_turn(self, sizes: Mapping[str, int], write: Callable[[], R], holds: Callable[[], object] | None = None) -> R:
+        """Make room, and write, while nobody else does so. `holds` raises what the write would, before anything is evicted."""
+        return self._turn.alone(partial(self._make_room_and_write, sizes, write, holds), self._trouble)
 
-    def _make_room_and_write(self, sizes: Mapping[str, int], write: Callable[[], R]) -> R:
+    def _make_room_and_write(self, sizes: Mapping[str, int], write: Callable[[], R], holds: Callable[[], object] | None) -> R:
         if self._give(sum(sizes.values()), len(sizes)):  # another thread has made room while this one waited
             return self._write_given(write)
         self._tell_uses()
-        self._room.make(sizes, self._used)
+        self._room.make(sizes, self._used, holds)
         return write()
 
     def _write_given(self, write: Callable[[], R]) -> R:

@@ -44,8 +44,9 @@ class Cached(Copies):
     Safe for threads, processes and forked children; pickles where both parts do. Writes go to the remote first and are copied
     when it has taken them. Where a copy is answered unasked, the time of a value written here is by the clock of this machine.
     Trouble with the local place (a full disk, missing permissions) fails no call: it is counted, warned about once, and the
-    call goes on as if there were no copies. Trouble with the remote is raised: a copy never stands in for a remote that
-    does not answer, unless nothing is asked about it (`append_only`, or for the time of `recheck`).
+    call goes on as if there were no copies. (A value that is too large for a bounded local place is no trouble: it has no
+    copy.) Trouble with the remote is raised: a copy never stands in for a remote that does not answer, unless nothing is asked
+    about it (`append_only`, or for the time of `recheck`).
 
     Copies are told apart by the `place` of their remote; those of a `memory:` space are good for one handle in one process.
     Two remotes of one place that find other values there (S3 with another `suffix`) need a local place each if append-only.
@@ -74,11 +75,12 @@ class Cached(Copies):
 
     Raises:
         UsageError: `local` is the remote itself, or holds values of a dict, which copies would overwrite; or `recheck` or
-            `absent_for` is no duration.
+            `absent_for` is no duration. That `local` is the remote by another name (of a server, say) is only seen, and raised,
+            when the first copy is about to be made; then a write has been carried out, and nothing is lost.
 
     Cost: a get is one read of the local place and one request, without a body where nothing changed; where it did, one write to
     the local place more. No request for what has a copy, if append-only or confirmed within `recheck`. A put or delete is one
-    more write to the local place.
+    more write to the local place. The first copy that this object makes costs one more read there.
     """
 
     def __init__(
@@ -228,6 +230,9 @@ class Cached(Copies):
     def uses(self, prefix: str = "") -> Iterator[Use]:
         return self._remote.uses(prefix)
 
+    def forgets(self, key: str) -> str:
+        return self._remote.forgets(key)
+
     def mark_used(self, times: Mapping[str, float]) -> None:
         self._remote.mark_used(times)
 
@@ -320,6 +325,8 @@ class Cached(Copies):
 
     def _learn(self, begun: Begun, key: str, blob: Blob) -> None:
         """Keep what the remote sent, and that it is current."""
+        if not self._apart:
+            self._require_apart(key, blob)
         if self._is_worth(key, blob.data):
             self._keep(key, blob)
             self._confirmed.settle(begun, key, blob.etag)
@@ -327,6 +334,8 @@ class Cached(Copies):
             self._confirmed.forget(key)
 
     def _learn_written(self, begun: Begun, key: str, data: bytes, etag: ETag) -> None:
+        if not self._apart:
+            self._require_apart(key, Blob(data, etag, 0.0))
         if self._is_worth(key, data):
             self._keep_written(key, data, etag)
             self._confirmed.settle(begun, key, etag)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import count
 from time import time
 
-from ..errors import IntegrityError, InvalidKeyError, NotFoundError, PerdureError, UsageError
+from ..errors import IntegrityError, InvalidKeyError, NotFoundError, PerdureError, PolicyError, UsageError
 from ..protocol import NOT_KEPT, Backend, Blob, ETag
 from .record import Records
 
@@ -37,7 +37,7 @@ class Copies(Backend):
         troubles: Calls that the local place failed.
 
     Raises:
-        UsageError: `local` is the remote itself, or holds values of a dict, which copies would overwrite.
+        UsageError: `local` is the remote itself, under whatever name, or holds values of a dict, which copies would overwrite.
     """
 
     def __init__(self, remote: Backend, local: Backend, worth: Callable[[bytes], bool] | None) -> None:
@@ -47,6 +47,7 @@ class Copies(Backend):
         self._local = local
         self._worth = worth
         self._closed = False
+        self._apart = False  # whether both are known to be two places
         self._numbers = count(1)  # of troubles; `next` is a single step, so exactly one is the first
         self._get_copy = local.get
         self._bind()
@@ -73,8 +74,8 @@ class Copies(Backend):
 
     def _refuse_values_of_others(self) -> None:
         near = self._local.place
-        if self._local is self._remote or (near == self.place and near != "memory:"):
-            raise UsageError("the copies would overwrite the values", place=near, hint="Give the copies a place of their own.")
+        if self._local is self._remote or _are_one(near, self.place):
+            raise self._overwriting()
         try:
             recorded = self._local.recorded()
         except Exception as error:
@@ -83,6 +84,26 @@ class Copies(Backend):
         if recorded:
             hint = "Give the copies a place of their own: they would overwrite what is there."
             raise UsageError("this place holds the values of a dict", place=near, hint=hint)
+
+    def _overwriting(self) -> UsageError:
+        hint = "Give the copies a place of their own."
+        return UsageError("the copies would overwrite the values", place=self._local.place, hint=hint)
+
+    def _require_apart(self, key: str, blob: Blob) -> None:
+        """Refuse a local place that has the very value which the remote has: it is the remote by another name, or as good as.
+
+        To be asked before the first copy is made. (Two names of a server, or of a folder, cannot be told to be one before.)
+        """
+        try:
+            there = self._local.get(key)
+        except NotFoundError:
+            self._apart = True
+        except Exception:  # to make a copy fails as well, and that is told
+            return
+        else:
+            if (there.etag, there.data) == (blob.etag, blob.data):
+                raise self._overwriting()
+            self._apart = self._read(key, there.data) is not None
 
     def _copy(self, key: str) -> Blob | None:
         """What the local place has of a key, if it is to be believed."""
@@ -105,6 +126,11 @@ class Copies(Backend):
             self._local.put(key, self._records.write(key, blob))
         except InvalidKeyError:
             pass  # too long for the local place: such values are read from the remote
+        except PolicyError as error:
+            if error.policy:
+                self._trouble(error)
+            else:
+                self._drop(key)  # larger than a bounded local place takes: as above, and a copy of an older value goes
         except Exception as error:
             self._trouble(error)
 
@@ -150,3 +176,17 @@ class Copies(Backend):
 
     def _after_fork(self) -> None:
         self._bind()  # what lives in a process is another place from here on
+
+
+def _are_one(one: str, other: str) -> bool:
+    """Tell whether two places are the same, through links as well where they are folders or files."""
+    paths = []
+    for place in (one, other):
+        scheme, _, path = place.partition(":")
+        if scheme not in ("file", "sqlite"):
+            return one == other and one != "memory:"
+        paths.append(os.path.realpath(path.removeprefix("///") if scheme == "sqlite" else path))
+    try:
+        return paths[0] == paths[1] or os.path.samefile(*paths)
+    except OSError:  # not there yet
+        return False

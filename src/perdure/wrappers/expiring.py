@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import Any, Final
 
 from ..durations import Duration, seconds
@@ -211,6 +212,11 @@ class Expiring(Backend):
 
     def uses(self, prefix: str = "") -> Iterator[Use]:
         return self._backend.uses(prefix)  # expired values included, as they take room
+
+    def forgets(self, key: str) -> str:
+        if self._ttl == inf:
+            return self._backend.forgets(key)
+        return f"it forgets what nobody has written for {self._ttl:g} s"
 
     def mark_used(self, times: Mapping[str, float]) -> None:
         self._backend.mark_used(times)

@@ -110,6 +110,9 @@ class Observed(Backend):
         _, took = self._timed("delete_many", None, self._backend.delete_many, keys)
         self._report(Call("delete_many", None, took, 0, "ok", len(keys)))
 
+    def forgets(self, key: str) -> str:
+        return self._backend.forgets(key)
+
     def mark_used(self, times: Mapping[str, float]) -> None:
         _, took = self._timed("mark_used", None, self._backend.mark_used, times)
         self._report(Call("mark_used", None, took, 0, "ok", len(times)))

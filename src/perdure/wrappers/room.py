@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
-from ..protocol import Backend
+from ..errors import CodecError, NotFoundError, PreconditionError
+from ..protocol import ABSENT, Backend, Condition
 
-__all__ = ["Room"]
+__all__ = ["Room", "require"]
 
 _BATCH: Final = 500  # values evicted by one call
 
@@ -126,19 +127,22 @@ class Room:
             except RuntimeError:
                 pass
 
-    def make(self, writing: Mapping[str, int], used: Mapping[str, float]) -> None:
+    def make(self, writing: Mapping[str, int], used: Mapping[str, float], holds: Callable[[], object] | None = None) -> None:
         """Make room for a write, and for a share to be given to others.
 
         Args:
             writing: The size of each value that the caller is about to write. What is there under these keys is not evicted.
             used: When values were read, as far as the place was not told.
+            holds: Called before anything is evicted; nothing is when it raises.
         """
         landed_bytes, landed_items = self._landed()
         size, items = sum(writing.values()), len(writing)
         share_bytes, share_items = self._bytes.share, self._items.share
         free_bytes, free_items = self._bytes.top - size, self._items.top - items
         # A share more, so that not every look has to evict.
-        left = self._evict((free_bytes - share_bytes, free_items - share_items), (share_bytes, share_items), writing, used)
+        left = self._evict(
+            (free_bytes - share_bytes, free_items - share_items), (share_bytes, share_items), writing, used, holds
+        )
         # Less than a share beside what is larger than all that there may be.
         self._until_bytes = landed_bytes + max(min(share_bytes, free_bytes - left[0]), 0)
         self._until_items = landed_items + max(min(share_items, free_items - left[1]), 0)
@@ -153,6 +157,7 @@ class Room:
         more: tuple[float, float],
         writing: Mapping[str, int],
         used: Mapping[str, float],
+        holds: Callable[[], object] | None = None,
     ) -> tuple[int, int]:
         """Where there are more bytes or items than the goals, evict those and some more; return how many are left.
 
@@ -177,6 +182,8 @@ class Room:
             if (chosen_bytes >= excess_bytes and len(chosen) >= excess_items) or len(oldest) == items:
                 break
             wanted = [max(wanted[0], math.ceil(excess_bytes)), max(wanted[1], math.ceil(excess_items))]
+        if chosen and holds is not None:
+            holds()
         for start in range(0, len(chosen), _BATCH):
             self._remove(chosen[start : start + _BATCH])
         return size - chosen_bytes, items - len(chosen)
@@ -217,3 +224,20 @@ class Room:
         """In a child, which has none of the other threads."""
         self._lock = threading.RLock()
         self.flying = {}
+
+
+def require(backend: Backend, key: str, condition: Condition) -> None:
+    """Raise `PreconditionError` where a write under this condition would, so that nothing is evicted for it."""
+    if condition is None:
+        return
+    try:
+        there = backend.head(key).etag
+    except NotFoundError:
+        there = None
+    except CodecError:
+        return  # of a damaged record only the place itself can tell
+    if condition is ABSENT and there is not None:
+        raise PreconditionError("the key exists already", key=key, place=backend.place)
+    if condition is not ABSENT and there != condition:
+        text = "the value is absent, or another version by now"
+        raise PreconditionError(text, key=key, place=backend.place, hint="Read it again.")
