@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import perdure
@@ -13,13 +12,12 @@ import perdure
 
 def slow(where: Any, log: str, seconds: float = 0.3, **options: Any) -> Callable[[int], dict[str, int]]:
     """A function that takes some time, cached."""
-    about = SimpleNamespace(log=log, seconds=seconds)  # an object, so that they are no part of the key
 
-    @perdure.cached(where, version=1, key=lambda n: n, **options)
+    @perdure.cached(where, version=1, key=lambda n: n, ignore=("log", "seconds"), **options)
     def work(n: int) -> dict[str, int]:
-        with open(about.log, "a") as file:
+        with open(log, "a") as file:
             file.write(f"{os.getpid()} {n}\n")
-        time.sleep(about.seconds)
+        time.sleep(seconds)
         return {"n": n, "square": n * n}
 
     return work

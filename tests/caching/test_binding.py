@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.caching.keys.binding import Binding
+from perdure.caching.keys.hashing import digest
 from perdure.errors import UsageError, UsageTypeError
 
 
@@ -194,13 +195,70 @@ def test_a_partial_is_its_function_with_all_the_arguments() -> None:
     assert Binding(functools.partial(Model().run, y=2)).bind((1,), {})[1:] == (1, 2)
 
 
-def test_a_wrapper_has_the_parameters_of_what_it_wraps() -> None:
-    @functools.wraps(plain)
-    def wrapper(*args, **kwargs):
-        return plain(*args, **kwargs)
-
-    assert Binding(wrapper).bind((), {"a": 1}) == (1, 2)
+def test_what_python_caches_has_the_parameters_of_the_function() -> None:
     assert Binding(functools.lru_cache(plain)).bind((), {"a": 1}) == (1, 2)
+
+
+MISSING = object()
+
+
+def with_sentinel(a, b=MISSING, *, c=len):
+    return a, b, c
+
+
+def test_a_default_that_has_no_key_counts_as_the_default() -> None:
+    binding = Binding(with_sentinel)
+    keys = [digest(binding.bind(*call)) for call in (((1,), {}), ((1, MISSING), {}), ((), {"a": 1, "c": len, "b": MISSING}))]
+    assert len(set(keys)) == 1
+    assert digest(binding.bind((1, "the default"), {})) != keys[0]
+    assert binding.keyless == {"b": MISSING}  # of the other one there is a name
+    with pytest.raises(UsageTypeError, match="argument 'b' is of type object"):
+        digest(binding.bind((1, object()), {}), binding.names)
+    with pytest.raises(UsageTypeError, match="argument 'c'"):
+        digest(binding.bind((1,), {"c": max}), binding.names)
+
+
+def test_a_default_without_a_key_may_be_left_out() -> None:
+    assert Binding(with_sentinel, ignore=("b", "c")).bind((1,), {"b": object()}) == (1,)
+    assert Binding(with_sentinel, ignore=("b", "c")).keyless == {}
+    assert digest(Binding(with_sentinel, ignore=("a", "b")).bind((1,), {})) == digest(
+        Binding(with_sentinel, ignore=("a", "b")).bind((), {"a": 2, "c": len})
+    )
+
+
+def test_functions_that_one_def_makes_with_other_defaults_are_told_apart() -> None:
+    class Connection:
+        pass
+
+    def make(what):
+        def f(x, key=what):
+            return key(x)
+
+        return Binding(f)
+
+    def key_of(what):
+        binding = make(what)
+        return digest(binding.bind((1,), {}), binding.names)
+
+    assert key_of(len) == key_of(len) != key_of(max)
+    assert key_of(lambda x: x) != key_of(lambda x: -x)
+    assert key_of(MISSING) != key_of(None)
+    for unknown in (Connection(), [len], functools.partial(len, Connection()), lambda x: key_of):
+        with pytest.raises(UsageTypeError, match="argument 'key'"):
+            key_of(unknown)
+
+
+def test_a_default_whose_own_code_fails_fails_where_it_is_needed() -> None:
+    class Broken:
+        def __perdure_key__(self):
+            raise RuntimeError("no key")
+
+    def f(x, y=Broken()):  # noqa: B008
+        return x, y
+
+    assert digest(Binding(f).bind((1, 2), {}))
+    with pytest.raises(RuntimeError, match="no key"):
+        digest(Binding(f).bind((1,), {}))
 
 
 def test_builtins_that_tell_their_parameters_can_be_bound() -> None:

@@ -76,7 +76,7 @@ def test_what_the_factory_raises_leaves_nothing_behind(url: str) -> None:
         perdure.get_or_create(d, "k", fail)
     assert "k" not in d
     assert len(d) == 0
-    with pytest.raises(CodecError, match=r"k.*codec='pkl'"):
+    with pytest.raises(CodecError, match=r"k.*not even with codec 'pkl'"):
         perdure.get_or_create(d, "k", threading.Lock)
     assert "k" not in d
 

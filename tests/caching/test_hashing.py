@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import collections.abc
 import copy
@@ -10,6 +11,7 @@ import enum
 import fractions
 import functools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -156,7 +158,10 @@ DIFFERENT = [
     re.compile(b"a"),
     Pair(1, 2), Pair(2, 1), Other(1, 2), Point(1, 2), Point(2, 1), Point("1", 2), Sub(1, 2), Slotted(1, 2), Lazy(1), Keyed("a"),
     Keyed("b"), int, float, Point, Sub, list[int], list[str], typing.Literal["a"], typing.Literal["b"], int | None, int | str,
-    typing.Annotated[int, 5], typing.Annotated[int, 6], [Point(1, 2)], {"x": 1, "y": 2}, ["x", "y"],
+    typing.Annotated[int, 5], typing.Annotated[int, 6], [Point(1, 2)], {"x": 1, "y": 2}, ["x", "y"], types.SimpleNamespace(),
+    types.SimpleNamespace(x=1, y=2), types.SimpleNamespace(x=1, y=[2]), argparse.Namespace(), argparse.Namespace(x=1, y=2),
+    types.SimpleNamespace(x=argparse.Namespace(y=1)), types.SimpleNamespace(x=argparse.Namespace(y=2)), logging.getLogger(),
+    logging.getLogger("a"), logging.getLogger("a.b"),
 ]  # fmt: skip
 
 
@@ -571,6 +576,10 @@ GOLDEN = {
         (pathlib.Path("a/b"), pathlib.PureWindowsPath("a/b"), re.compile("a", re.IGNORECASE), int, dict),
         (),
     ),
+    "namespaces": (
+        (types.SimpleNamespace(b=[1], a=argparse.Namespace(x=1)), argparse.Namespace(), logging.getLogger("a.b")),
+        (),
+    ),
     "types": (
         (list[int], int | None, typing.Literal["a"], typing.Annotated[int, 5], collections.abc.Callable[[int], str]),
         (),
@@ -586,6 +595,7 @@ EXPECTED = {
     "numbers": "6522f42792869788fe6a07c58f669c70",
     "times": "61df413fa6c9abd841ebb239783a401b",
     "names": "ce51099254c4fce27c469ae1ac3ba39f",
+    "namespaces": "b3999892b0f02269fcd9a552c9164015",
     "types": "0672f097a91dc59b26244df3e0426d2b",
 }
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import perdure
@@ -35,10 +34,8 @@ def say(*words: object) -> None:
 def cached_work(url: str, options: dict[str, Any], name: str) -> Any:
     """A function whose results tell which run made them, and prove that they are whole."""
 
-    about = SimpleNamespace(user=name)  # an object: text that it captures would be part of the key
-
     def work(n: int) -> dict[str, Any]:
-        run = f"{about.user}/{next(_numbers)}"
+        run = f"{name}/{next(_numbers)}"
         rng = random.Random(f"{run} {n}")
         say("run", run, n, _now.called, time.monotonic())
         time.sleep(rng.choice([0, 0.001, 0.03]))
@@ -50,7 +47,7 @@ def cached_work(url: str, options: dict[str, Any], name: str) -> Any:
         return {"n": n, "run": run, "payload": payload, "digest": _digest(n, run, payload)}
 
     decorate: Callable[..., Any] = perdure.cached(
-        url, version=1, key=lambda n: n, lease=LEASE, wait="1 min", on_error="raise", **options
+        url, version=1, key=lambda n: n, ignore="name", lease=LEASE, wait="1 min", on_error="raise", **options
     )
     return decorate(work)
 

@@ -136,9 +136,10 @@ def cached(
     (`perdure.get_or_create` tells how); what it raises is not stored. Each caller gets an object of its own.
 
     A value is found by the function's module and qualified name, `version`, and the arguments, given by position or name, with
-    defaults filled in. Functions of a script or notebook, and those inside of others, count with their code, as their names are
-    anybody's. Arguments may be scalars, containers, dates, enums, paths, dataclasses, arrays, data frames and classes. Equal
-    dicts and sets are equal in any order; 1, 1.0 and True are three arguments. `self` counts with its class and attributes.
+    defaults filled in (not through a decorator that takes `*args, **kwargs`). Functions of a script or notebook, and those
+    inside of others, count with their code, as their names are anybody's, and with what they capture. Arguments may be scalars,
+    containers, dates, enums, paths, dataclasses, arrays, data frames and classes. Equal dicts and sets are equal in any order;
+    1, 1.0 and True are three arguments. `self` counts with its class and attributes.
 
     Args:
         where: A folder, a URL such as `"sqlite:///cache.db"` or `"s3://bucket/prefix"`, a backend, or what `perdure.open`
@@ -147,7 +148,8 @@ def cached(
         stale_ok: How long after that it may be answered while somebody else computes a new one; `True` is for ever.
         early: Above 0 a value is computed anew before it expires, by one caller who is chosen by chance; 1.0 is usual.
         key: A function of the same arguments whose result stands for them.
-        ignore: Names of parameters that do not matter, such as `"verbose"` or `("self", "log")`.
+        ignore: Names of parameters, or of variables that the function captures, that do not matter: `"verbose"` or
+            `("self", "log")`.
         version: What the code is: change it when the function changes, and its old values are not found any more. `"code"`
             takes a digest of the function's own source, without comments; what it calls does not count.
         max_bytes: The most bytes that the values of all functions in this place take, such as `"10 GB"`; the least recently

@@ -218,11 +218,13 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, att
         if not keep:
             return Outcome(value, failed=not current)
         trouble.at(place=entries.far.place)
-        if "pkl" not in (trouble.hint or ""):
-            trouble.hint = (
-                f"{trouble.hint or ''} This is what {entries.name} returned. With codec='pkl' nearly everything can be stored, "
-                "and with filters=perdure.Signed(key) that is safe in a shared place."
-            ).strip()
+        advice = trouble.hint or ""
+        if "not even with codec" not in advice:
+            advice += (
+                " With codec='pkl' nearly everything can be stored, and with filters=perdure.Signed(key) that is safe in a "
+            )
+            advice += "shared place."
+        trouble.hint = f"This is what {entries.name} returned. {advice.strip()}"
         raise
     except BaseException:
         yield from _take_back(entries, path, found, claim)

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial, partialmethod
 from inspect import Parameter
 from operator import itemgetter
-from types import FunctionType, MethodType, ModuleType, NoneType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, Final, NamedTuple, cast
 
 from ...errors import UsageError, UsageTypeError
+from .hashing import digest
+from .layers import is_passed_over, layers_of
 
-__all__ = ["Binding", "Target", "target_of"]
+__all__ = [
+    "OBJECT", "Binding", "Target", "checked_names", "collecting_names", "inwards", "positional_names", "signature_of",
+    "stands_for", "target_of", "telling", "untold",
+]  # fmt: skip
 
 _MISSING: Final = object()
+_ANYTHING: Final = inspect.signature(lambda *args, **kwargs: None)
+OBJECT: Final = ("self", "cls")  # what a first parameter is called that gets the object whose method is called
 
 
 class Target(NamedTuple):
@@ -115,14 +122,18 @@ def _unsuitable(function: Any, what: str) -> UsageError:
 class Binding:
     """The parameters of a function, and which of the arguments of a call they get.
 
+    A default of which no key can be made counts as "the default", whether it is given or not.
+
     Safe in all threads: nothing changes after it is made.
 
     Args:
-        function: What is called: a function, or what `target_of` sees through.
+        function: What is called: a function, or what `target_of` sees through. If it wraps others: its own parameters.
         ignore: The names of parameters that do not count. `*args` goes by the name `"args"`. Where there is a `**kwargs`, any
             other name stands for an argument that is collected there. None is the same as nothing.
+        known: Names that may stand in `ignore` as well, and are nothing to this.
 
     Attributes:
+        keyless: Defaults of which nothing counts, by the names of their parameters.
         names: The names of what `bind` returns, in the same order.
         instance: The name of the first parameter if it is `self` or `cls`, or gets the object of a bound method or callable
             object; it is None when ignored.
@@ -137,14 +148,15 @@ class Binding:
 
     __slots__ = (
         "_args", "_collected", "_extra", "_keyword_only", "_keywords", "_kwargs", "_left_out", "_pick", "_positional",
-        "_signature", "_tails", "instance", "names",
+        "_signature", "_tails", "instance", "keyless", "names",
     )  # fmt: skip
 
-    def __init__(self, function: Callable[..., Any], ignore: Collection[str] | None = ()) -> None:
+    def __init__(self, function: Callable[..., Any], ignore: Collection[str] | None = (), known: Collection[str] = ()) -> None:
         target = target_of(function)
+        outermost, *wrapped = telling(target.function)
         self._args = target.args
         self._kwargs = target.kwargs
-        self._signature = _signature(target.function)
+        self._signature = signature_of(outermost)
         parameters = sorted(self._signature.parameters.values(), key=lambda parameter: parameter.kind)  # which is their order
         names = [parameter.name for parameter in parameters]
         kinds = {parameter.kind for parameter in parameters}
@@ -154,15 +166,19 @@ class Binding:
         self._keyword_only = [_spelled(p) for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
         self._keywords = frozenset(name for name, by_keyword, _ in (*self._positional, *self._keyword_only) if by_keyword)
         self._tails = self._all_tails()
-        ignored = _checked_names(ignore, names, self._collected)
+        ignored = checked_names(ignore, names, known, self._collected)
         self._left_out = ignored - {*names}
         kept = [at for at, name in enumerate(names) if name not in ignored]
         self.names = tuple(names[at] for at in kept)
         self._pick: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
         if len(kept) < len(names):
             self._pick = itemgetter(*kept) if len(kept) > 1 else lambda bound: tuple(bound[at] for at in kept)
+        stands = stands_for(outermost, (parameters[at] for at in kept), not wrapped)
+        self.keyless = untold(stands)
+        if stands:
+            self._pick = _replacing([(self.names.index(name), *stands[name]) for name in stands], self._pick)
         first = names[0] if self._positional else None
-        self.instance = first if first not in ignored and (target.bound or first in ("self", "cls")) else None
+        self.instance = first if first not in ignored and (target.bound or first in OBJECT) else None
 
     def _all_tails(self) -> list[tuple[Any, ...] | None]:
         """For each number of positional arguments, what comes after them in a call without keywords; None if some lack."""
@@ -220,12 +236,125 @@ class Binding:
         return tuple(bound) if self._pick is None else self._pick(tuple(bound))
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+class Default:
+    """Stands for the default of a parameter of which no key can be made.
+
+    Args:
+        told: What of it can be told all the same, or None.
+    """
+
+    __slots__ = ("told",)
+
+    def __init__(self, told: Any) -> None:
+        self.told = told
+
+    def __perdure_key__(self) -> Any:
+        return self.told
+
+
+def stands_for(function: Any, parameters: Iterable[Parameter], innermost: bool) -> dict[str, tuple[Any, Default]]:
+    """By name, the defaults of which no key can be made, and what stands for them.
+
+    Of what one `def` makes several times, others may have other defaults. There nothing stands for an object that could matter,
+    and a call that needs it is refused. But the defaults of a wrapper count by themselves.
+    """
+    several = innermost and "<locals>" in getattr(getattr(function, "__code__", None), "co_qualname", "")
+    found: dict[str, tuple[Any, Default]] = {}
+    for name, default in ((each.name, each.default) for each in parameters if each.default is not Parameter.empty):
+        try:
+            digest((default,))
+        except UsageTypeError:
+            if not several or type(default) is object or _is_known_by_name(default):
+                found[name] = (default, Default(_told(default)))
+        except Exception:  # of its own code: it is raised again by each call that needs it
+            pass
+    return found
+
+
+def _is_known_by_name(value: Any) -> bool:
+    """Tell whether it is a function that does the same wherever it is met under its name."""
+    if isinstance(value, FunctionType):
+        return not value.__closure__
+    return isinstance(value, BuiltinFunctionType) and isinstance(value.__self__, (ModuleType, NoneType))
+
+
+def _told(value: Any) -> Any:
+    from .captures import told_as_captured
+
+    return told_as_captured(value)
+
+
+def untold(stands: dict[str, tuple[Any, Default]]) -> dict[str, Any]:
+    return {name: default for name, (default, stand) in stands.items() if stand.told is None}
+
+
+def _replacing(
+    stands: list[tuple[int, Any, Default]], pick: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None
+) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Put what stands for defaults into their places, after `pick`."""
+
+    def replace(bound: tuple[Any, ...]) -> tuple[Any, ...]:
+        found = [*(bound if pick is None else pick(bound))]
+        for at, default, stand in stands:
+            if found[at] is default:
+                found[at] = stand
+        return tuple(found)
+
+    return replace
+
+
+# --------------------------------------------------------------------------------------------------------- parameters
+
+
+def inwards(function: Any) -> list[Any]:
+    """A function and those that it wraps, from the outside in."""
+    found = layers_of(function)
+    while isinstance(found[-1], staticmethod):
+        found[-1:] = layers_of(found[-1].__func__)
+    return found
+
+
+def telling(function: Any) -> list[Any]:
+    """The same without those that have no parameters of their own."""
+    return [each for each in inwards(function) if not is_passed_over(each)] or [function]
+
+
+def signature_of(function: Any) -> inspect.Signature:
+    """The parameters of the function itself, whatever it wraps.
+
+    Raises:
+        UsageError: It does not tell.
+    """
+    if isinstance(function, FunctionType) and type(function) is not FunctionType:  # it stands for one, and may do anything
+        return _ANYTHING
     try:
-        return inspect.signature(function)
+        return inspect.signature(_without_copied_signature(function), follow_wrapped=False)
     except (ValueError, TypeError) as error:
         hint = "Write a function with parameters that calls it, and cache that."
         raise UsageError(f"{function!r:.80} does not tell what parameters it has", hint=hint) from error
+
+
+def _without_copied_signature(function: Any) -> Any:
+    """It, or something with its own parameters if its `__signature__` was copied by `functools.wraps` from what it wraps."""
+    declared = getattr(function, "__signature__", None)
+    if declared is None or not any(declared is getattr(each, "__signature__", None) for each in layers_of(function)[1:2]):
+        return function
+    if isinstance(function, FunctionType):
+        own = FunctionType(function.__code__, function.__globals__, "", function.__defaults__, function.__closure__)
+        own.__kwdefaults__ = function.__kwdefaults__
+        return own
+    run = getattr(type(function), "__call__", None)  # noqa: B004
+    return MethodType(run, function) if isinstance(run, FunctionType) else function
+
+
+def positional_names(signature: inspect.Signature) -> list[str]:
+    return [name for name, each in signature.parameters.items() if each.kind <= Parameter.POSITIONAL_OR_KEYWORD]
+
+
+def collecting_names(signature: inspect.Signature) -> tuple[str | None, str | None]:
+    """The names of its `*args` and `**kwargs`."""
+    kinds = {each.kind: name for name, each in signature.parameters.items()}
+    return kinds.get(Parameter.VAR_POSITIONAL), kinds.get(Parameter.VAR_KEYWORD)
 
 
 def _spelled(parameter: Parameter) -> tuple[str, bool, Any]:
@@ -234,18 +363,30 @@ def _spelled(parameter: Parameter) -> tuple[str, bool, Any]:
     return parameter.name, parameter.kind is not Parameter.POSITIONAL_ONLY, default
 
 
-def _checked_names(ignore: Collection[str] | None, names: list[str], collected: bool) -> frozenset[str]:
+def checked_names(
+    ignore: Collection[str] | None, names: Collection[str], known: Collection[str], collected: bool, hidden: bool = False
+) -> frozenset[str]:
+    """The names in `ignore`.
+
+    Args:
+        names: The parameters.
+        known: What else may be named.
+        collected: Any other name may be that of an argument.
+        hidden: So it may, but one that resembles a parameter's is a mistake.
+
+    Raises:
+        UsageError, UsageTypeError: As of `Binding`.
+    """
     if ignore is None:
         return frozenset()
     if isinstance(ignore, str) or not isinstance(ignore, Collection) or not all(isinstance(name, str) for name in ignore):
         raise UsageTypeError(f"ignore takes a collection of names, not {ignore!r}", hint='Such as ignore=("verbose",).')
     ignored = frozenset(name.lstrip("*") for name in ignore)
-    unknown = sorted(ignored - {*names})
-    if unknown and not collected:
-        near = get_close_matches(unknown[0], names, 1, 0.5)
-        if near:
-            hint = f"Did you mean {near[0]!r}?"
-        else:
-            hint = f"Its parameters are {', '.join(map(repr, names))}." if names else "It has no parameters."
-        raise UsageError(f"ignore has {unknown[0]!r}, and the function has no parameter of that name", hint=hint)
+    for name in () if collected else sorted(ignored - {*names, *known}):
+        near = get_close_matches(name, [*names, *known], 1, 0.5)
+        if hidden and not near:
+            continue
+        hint = f"Its parameters are {', '.join(map(repr, names))}." if names else "It has no parameters."
+        hint = f"Did you mean {near[0]!r}?" if near else hint
+        raise UsageError(f"ignore has {name!r}, and the function has no parameter of that name", hint=hint)
     return ignored

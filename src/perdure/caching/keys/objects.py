@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from .hashing import Walk
 
 __all__ = [
-    "Refused", "is_found_by_name", "is_made_by_a_program", "layout_of", "main_stem", "spell", "write_alias", "write_class",
-    "write_dataclass", "write_enum", "write_model", "write_named_tuple", "write_object", "write_own_key", "write_registered",
-    "write_struct",
+    "Refused", "attributes_of", "is_found_by_name", "is_made_by_a_program", "layout_of", "main_stem", "spell", "write_alias",
+    "write_class", "write_dataclass", "write_enum", "write_logger", "write_model", "write_named_tuple", "write_object",
+    "write_own_key", "write_registered", "write_struct",
 ]  # fmt: skip
 
 _UNSET: Final = object()
@@ -115,28 +115,37 @@ def _definition(kind: type) -> str:
 
 @lru_cache(1024)
 def _definition_of(kind: type) -> str:
-    from .captures import captured
+    from .captures import told_of
     from .hashing import digest
+    from .layers import layers_of
     from .naming import code_digest
 
     told: list[object] = []
     for base in kind.__mro__:
         if is_found_by_name(base):
+            if base is not object and base.__module__ != "enum":  # which has more of them in some versions
+                told.append(_name(base))
             continue
         if issubclass(base, enum.Enum):  # the rest was made by the enum module, and is another one in each version
             for name, choice in base.__members__.items():
                 told += (name, _told_constant(choice._value_))
             continue
         for name, member in sorted(vars(base).items()):
-            if isinstance(member, property):
+            form = type(member)  # not what it says, should it stand for others
+            if issubclass(form, property):
                 member = member.fget
-            member = getattr(member, "__wrapped__", getattr(member, "__func__", member))
-            if isinstance(member, FunctionType):
-                if member.__module__ != base.__module__:
-                    told += (name, f"{member.__module__}:{member.__qualname__}")
-                elif member.__code__.co_filename != "<string>":  # not one that dataclass made
-                    read = captured(member)
-                    told += (name, code_digest(member), read() if read else ())
+            elif issubclass(form, cached_property):
+                member = member.func
+            elif issubclass(form, (staticmethod, classmethod)):
+                member = member.__func__
+            function = layers_of(member)[-1]
+            if type(function) is FunctionType:
+                if function.__code__.co_filename == "<string>":  # one that dataclass made
+                    continue
+                if function.__module__ != base.__module__:
+                    told += (name, f"{function.__module__}:{function.__qualname__}", *told_of(member, defaults=False))
+                else:
+                    told += (name, code_digest(function), told_of(member))
             elif type(member) in _CONSTANTS and name not in _CIRCUMSTANCES:
                 told += (name, member)
             elif not name.startswith("__") and (constant := _told_constant(member)):
@@ -144,15 +153,15 @@ def _definition_of(kind: type) -> str:
     return digest(tuple(told)) if told else ""
 
 
-def _told_constant(value: Any) -> str:
-    """The digest of what can be hashed for a dict, and so does not change; empty for all else."""
+def _told_constant(value: Any) -> object:
+    """What tells apart the values of an attribute; empty if nothing does."""
+    from .captures import told_as_captured
     from .hashing import digest
 
     try:
-        hash(value)
         return digest((value,))
-    except TypeError:  # of which UsageTypeError is one
-        return ""
+    except Exception:  # also errors of its own code
+        return told_as_captured(value)
 
 
 class _Layout(NamedTuple):
@@ -183,6 +192,7 @@ def _layout_of(kind: type) -> _Layout:
         known += pointer
     if kind.__weakrefoffset__ > 0:
         known += pointer
+    slots.pop("__dict__", None)  # of some types written in C; what is in it counts anyway
     derived = frozenset(name for name, member in names.items() if isinstance(member, cached_property))
     return _Layout(kind.__basicsize__ > known or kind.__itemsize__ != 0, slots, derived)
 
@@ -190,7 +200,7 @@ def _layout_of(kind: type) -> _Layout:
 layout_of: Final[Callable[[type], _Layout]] = lru_cache(1024)(_layout_of)
 
 
-def _attributes(value: Any, kind: type) -> dict[str, Any]:
+def attributes_of(value: Any, kind: type) -> dict[str, Any]:
     """All that an object has of its own."""
     layout = layout_of(kind)
     held = {name: part for name, slot in layout.slots.items() if (part := _value_of(slot, value, kind)) is not _UNSET}
@@ -211,7 +221,7 @@ def _value_of(slot: Any, value: Any, kind: type) -> Any:
 def write_object(walk: Walk, value: Any, fields: Iterable[str] = (), without: str = "") -> None:
     kind = type(value)
     walk.parts.append(b"\xc1o" + _name(kind))
-    held = _attributes(value, kind)
+    held = attributes_of(value, kind)
     for name in fields:
         if name not in held and (part := getattr(value, name, _UNSET)) is not _UNSET:
             held[name] = part
@@ -229,6 +239,11 @@ def write_struct(walk: Walk, value: Any) -> None:
 
 def write_model(walk: Walk, value: Any) -> None:
     write_object(walk, value, without="__pydantic_fields_set__")  # which does not count for pydantic's `==` either
+
+
+def write_logger(walk: Walk, value: Any) -> None:
+    walk.parts.append(b"\xc1g")
+    walk.part(value.name, ".name", value)
 
 
 def write_own_key(walk: Walk, value: Any) -> None:
@@ -264,7 +279,7 @@ def write_named_tuple(walk: Walk, value: Any) -> None:
     walk.parts.append(b"\xc1n" + _name(kind))
     walk.run(kind._fields)
     walk.run(tuple.__getitem__(value, slice(None)), value, kind._fields, ".{}")
-    walk.entries(value, _attributes(value, kind), ".{}")
+    walk.entries(value, attributes_of(value, kind), ".{}")
 
 
 def write_enum(walk: Walk, value: Any) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import partial
-from types import EllipsisType, MappingProxyType, NoneType
+from types import EllipsisType, MappingProxyType, NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ormsgpack import packb
@@ -31,6 +31,7 @@ from .objects import (
     write_class,
     write_dataclass,
     write_enum,
+    write_logger,
     write_model,
     write_named_tuple,
     write_object,
@@ -202,11 +203,13 @@ writers: Final[dict[type, Writer]] = {
     timedelta: lambda walk, v: walk.parts.append(b"\xc1w" + packb((v.days, v.seconds, v.microseconds))),
     timezone: _write_timezone,
     re.Pattern: _write_pattern,
+    SimpleNamespace: write_object,
 }
 """By exact type. What is not here is looked for by `writer_for`."""
 
 # Of modules that many programs never load: by name, the module and the writer.
 _elsewhere: Final[dict[str, tuple[str, Writer]]] = {
+    "Namespace": ("argparse", write_object),
     "Fraction": ("fractions", _write_fraction),
     "ZoneInfo": ("zoneinfo", _write_zone),
     "PurePosixPath": ("pathlib", partial(_write_path, b"P")),
@@ -258,6 +261,8 @@ def writer_for(value: Any, kind: type[Any], plain: bool) -> Writer:
         return write_struct
     if issubclass(kind, getattr(sys.modules.get("pydantic"), "BaseModel", ())):
         return write_model
+    if issubclass(kind, getattr(sys.modules.get("logging"), "Logger", ())):
+        return write_logger
     if kind.__module__ in ("types", "typing", "collections.abc") and typing.get_origin(value) is not None:
         return write_alias
     if kind is object or layout_of(kind).more or not (plain or dataclasses.is_dataclass(kind)):
