@@ -528,11 +528,15 @@ def test_who_waits_no_longer_ends_no_turn_of_another(name: str, monkeypatch: pyt
 
 @pytest.mark.usefixtures("stopped")
 def test_ctrl_c_ends_waiting(name: str) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell nobody listens
     timer = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        turns.turn_of(name).alone(lambda: None, fail)
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            turns.turn_of(name).alone(lambda: None, fail)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert not turns._held
     assert turns.turn_of(name).depth == 0
 

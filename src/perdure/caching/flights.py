@@ -68,7 +68,7 @@ class Attempt:
     def leads_to(self, others: tuple[Attempt, ...]) -> bool:
         """Whether one of the others has to end before this can: then these must not wait for this."""
         met: set[Attempt] = set()
-        todo = [self]
+        todo: list[Attempt] = [self]
         while todo:
             each = todo.pop()
             if each.over or each in met:
