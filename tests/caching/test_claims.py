@@ -217,14 +217,14 @@ def test_a_task_that_a_cached_function_leaves_behind_waits_like_others(url: str)
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["stored", "not stored"])
-@pytest.mark.parametrize("by", ["itself", "another process"])
+@pytest.mark.parametrize("by", ["itself", "itself, without claims", "itself, all at once", "another process"])
 def test_who_calls_after_an_invalidation_gets_nothing_that_was_begun_before(url: str, by: str, keep: bool) -> None:
     """Not even from a thread of the same process that is still computing it."""
     source = SimpleNamespace(now="old")
     begun, go_on = threading.Event(), threading.Event()
 
     def decorated() -> Any:
-        @perdure.cached(url, version=1, keep_if=lambda value: keep, ignore="source")
+        @perdure.cached(url, version=1, keep_if=lambda value: keep, ignore="source", lock="without" not in by)
         def read() -> str:
             found = str(source.now)
             if found == "old":
@@ -240,7 +240,8 @@ def test_who_calls_after_an_invalidation_gets_nothing_that_was_begun_before(url:
     first.start()
     assert begun.wait(60)
     source.now = "new"
-    (read if by == "itself" else decorated()).cache.invalidate()
+    cache = (decorated() if by == "another process" else read).cache
+    cache.clear() if by == "itself, all at once" else cache.invalidate()
     waits = read.cache.stats().waits
     second = threading.Thread(target=lambda: answers.update(second=read()))
     second.start()
@@ -251,6 +252,7 @@ def test_who_calls_after_an_invalidation_gets_nothing_that_was_begun_before(url:
     second.join()
     assert answers == {"first": "old", "second": "new"}
     assert read() == "new"
+    assert read.cache.peek() == ("new" if keep else None)
 
 
 def test_the_same_among_tasks(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure.caching.flights import Attempt
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -157,3 +159,29 @@ def test_without_claims_threads_wait_for_one_whatever_their_options_are(url: str
         threading.Timer(0.2, go_on.set).start()
         assert [answer.result() for answer in answers] == [7] * 5
     assert len(runs) == 1
+
+
+def test_what_has_ended_is_not_kept_by_the_tasks_that_it_left_behind(url: str) -> None:
+    """Such as a token that is fetched, and schedules that it is fetched anew."""
+
+    latest: list[asyncio.Task[int]] = []
+
+    @perdure.cached(url, ignore="latest")
+    async def token(n: int) -> int:
+        if n < 50:
+            latest[:] = [asyncio.get_running_loop().create_task(token(n + 1))]
+        return n
+
+    async def story() -> None:
+        await token(0)
+        while latest:
+            await latest.pop()
+
+    before = attempts()
+    asyncio.run(story())
+    assert attempts() - before < 10
+
+
+def attempts() -> int:
+    gc.collect()
+    return sum(type(thing) is Attempt for thing in gc.get_objects())

@@ -15,7 +15,7 @@ from ..errors import UnavailableError
 from ..protocol import Backend
 from .cache import Cache
 from .entries import Entries, Miss
-from .flights import Attempt, Flight, Outcome, within
+from .flights import Attempt, Flight, Outcome, further_out, within
 from .running import own
 from .steps import Computed, Step, Steps, steps, withdraw
 
@@ -46,7 +46,7 @@ async def run_async(
     """As `running.run`; `call` makes a call that may take as long as a request."""
     flights, policy = entries.flights, entries.policy
     loop = asyncio.get_running_loop()
-    outside = within.get()
+    outside = further_out()
     needs = outside[-1].needs if outside else set()
     while True:
         attempt = Attempt()

@@ -120,7 +120,9 @@ class Cache:
         With nearer places (`local`), other processes may answer their copy for up to `recheck`. Cost: one delete. Raises as
         `key`, and `BackendError`.
         """
-        self.opened().near.delete(self.key(*args, **kwargs))
+        entries, key = self.opened(), self.key(*args, **kwargs)
+        entries.flights.void(key)
+        entries.near.delete(key)
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the value of a call anew, store and return it. Others are answered what there was until then.
@@ -135,6 +137,7 @@ class Cache:
         Cost: a listing, and a delete for each value or for a thousand, as the place can. Raises `BackendError`.
         """
         entries = self.opened()
+        entries.flights.void(self._start)
         return _remove(entries, list(entries.far.keys(self._start)))
 
     def prune(self) -> int:

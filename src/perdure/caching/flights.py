@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .claim import Claim
     from .policy import Policy
 
-__all__ = ["Attempt", "Flight", "Flights", "Outcome", "within"]
+__all__ = ["Attempt", "Flight", "Flights", "Outcome", "further_out", "within"]
 
 _all: weakref.WeakSet[Flights] = weakref.WeakSet()
 
@@ -54,6 +54,7 @@ class Attempt:
         claim: The claim.
         closed: What came out is being stored. It may have been invalidated again by the time others of this process hear of
             it, so who comes now has to look at the place then.
+        void: The key was invalidated in this process, so nothing is to be stored. Where there is a claim, that tells as well.
         over: It has ended.
         needs: Others that it cannot end before.
     """
@@ -62,6 +63,7 @@ class Attempt:
         self.token = b""
         self.claim: Claim | None = None
         self.closed = False
+        self.void = False
         self.over = False
         self.needs: set[Attempt] = set()
 
@@ -80,8 +82,13 @@ class Attempt:
         return False
 
 
+def further_out() -> tuple[Attempt, ...]:
+    """What is being computed around this, the innermost last. Tasks inherit it, also from what has ended meanwhile."""
+    return tuple(attempt for attempt in within.get() if not attempt.over)
+
+
 within: Final[ContextVar[tuple[Attempt, ...]]] = ContextVar("perdure.caching.within", default=())
-"""What is being computed further out, the innermost last. Tasks inherit it."""
+"""See `further_out`."""
 
 
 class Flight:
@@ -149,6 +156,12 @@ class Flights:
     def join(self, path: str, mine: Flight) -> Flight:
         """The flight of a key: `mine`, and then the caller has to compute, unless there is one."""
         return self._flights.setdefault(path, mine)
+
+    def void(self, start: str) -> None:
+        """Let nobody have what is being computed for this key, or for those that begin so where it ends with `/`."""
+        for path, flight in list(self._flights.items()):
+            if path == start or (start.endswith("/") and path.startswith(start)):
+                flight.attempt.void = flight.attempt.closed = True
 
     def leave(self, path: str, mine: Flight, outcome: Outcome | None) -> None:
         """End a flight, if it has begun: the next who asks begins a new one, and who waits does so where this one failed."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from .entries import Entries, Miss
 from .failures import failure_in
-from .flights import Attempt, Flight, Outcome, within
+from .flights import Attempt, Flight, Outcome, further_out, within
 from .steps import Computed, Step, Steps, steps, withdraw
 
 __all__ = ["own", "run"]
@@ -25,7 +25,7 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
         anew: Compute it, whatever is there.
     """
     flights, policy = entries.flights, entries.policy
-    outside = within.get()
+    outside = further_out()
     needs = outside[-1].needs if outside else set()
     while True:
         attempt = Attempt()

@@ -27,7 +27,7 @@ from ..protocol import ABSENT, NOT_KEPT, ETag
 from .claim import Claim
 from .entries import Entries, Found, Miss
 from .failures import spell_failure
-from .flights import Attempt, Outcome, within
+from .flights import Attempt, Outcome, further_out
 
 __all__ = ["Computed", "Step", "Steps", "steps", "withdraw"]
 
@@ -122,7 +122,7 @@ def _find_or_compute(entries: Entries, path: str, miss: Miss, anew: bool, attemp
             outcome = entries.answer(found, path)
             if outcome is not None:
                 return outcome
-        if claimed and any(further_out.token == claimed for further_out in within.get()):
+        if claimed and any(outer.token == claimed for outer in further_out()):
             # By whoever waits for us, through another function or with other options.
             entries.counts.add("misses")
             computed: Computed = yield Step.COMPUTE, None
@@ -207,7 +207,7 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, att
             yield from _take_back(entries, path, found, claim)
             return computed.outcome()
         entry = Entry(frame, is_error=True, cost=cost)
-        current = yield from _store(entries, path, found, claim, entry, plain=False)
+        current = yield from _store(entries, path, found, claim, entry, attempt, plain=False)
         return Outcome(error, frame, is_error=True, failed=not current)
     keep: object = True
     try:
@@ -230,23 +230,33 @@ def _compute(entries: Entries, path: str, found: Found, claim: Claim | None, att
         yield from _take_back(entries, path, found, claim)
         raise
     if keep:
-        current = yield from _store(entries, path, found, claim, Entry(frame, cost=cost), plain=entries.policy.plain)
+        entry = Entry(frame, cost=cost)
+        current = yield from _store(entries, path, found, claim, entry, attempt, plain=entries.policy.plain)
     else:
         current = yield from _take_back(entries, path, found, claim)
     return Outcome(value, frame, failed=not current)
 
 
-def _store(entries: Entries, path: str, found: Found, claim: Claim | None, entry: Entry, *, plain: bool) -> Steps[bool]:
+def _store(
+    entries: Entries, path: str, found: Found, claim: Claim | None, entry: Entry, attempt: Attempt, *, plain: bool
+) -> Steps[bool]:
     """Put what was computed in its place; False where that is not ours any more."""
     assert entry.value is not None
     data = entry.value if plain else write_entry(entry)
     store: Callable[[], object]
     if claim is not None:
         store = partial(claim.end, entries.near, data)
+    elif attempt.void:  # without a claim the place cannot tell
+        entries.counts.add("lost")
+        return False
     else:
         store = partial(entries.near.put, path, data, if_match=found.etag)
     try:
-        yield Step.CALL, store
+        etag = yield Step.CALL, store
+        if claim is None and attempt.void:  # by now
+            yield Step.CALL, partial(entries.near.delete, path, if_match=etag)
+            entries.counts.add("lost")
+            return False
     except PreconditionError:
         entries.counts.add("lost")
         return False
