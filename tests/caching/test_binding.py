@@ -228,6 +228,13 @@ def test_a_default_without_a_key_may_be_left_out() -> None:
 
 def test_functions_that_one_def_makes_with_other_defaults_are_told_apart() -> None:
     class Connection:
+        def __init__(self):
+            self.to = "somewhere"
+
+    class Unset:
+        pass
+
+    class Missing:
         pass
 
     def make(what):
@@ -243,6 +250,7 @@ def test_functions_that_one_def_makes_with_other_defaults_are_told_apart() -> No
     assert key_of(len) == key_of(len) != key_of(max)
     assert key_of(lambda x: x) != key_of(lambda x: -x)
     assert key_of(MISSING) != key_of(None)
+    assert key_of(Unset()) == key_of(Unset()) != key_of(Missing())
     for unknown in (Connection(), [len], functools.partial(len, Connection()), lambda x: key_of):
         with pytest.raises(UsageTypeError, match="argument 'key'"):
             key_of(unknown)

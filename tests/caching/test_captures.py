@@ -6,13 +6,17 @@ import argparse
 import array
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import functools
+import inspect
+import io
 import itertools
 import logging
 import pathlib
 import queue
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -567,6 +571,7 @@ def test_tools_and_what_counts_by_name_are_not_said(tmp_path) -> None:
 
 
 LIBRARY = """
+import contextlib
 import functools
 def retry(times, state):
     def deco(fn):
@@ -698,3 +703,84 @@ def test_loggers_are_their_name() -> None:
     holder.log = logging.getLogger("a")
     assert digest((holder,), ("self",), "self") != before
     assert len({*quietly(around, *values)}) == len(values)
+
+
+class Rounding:
+    """A decorator as an object, as they are in modules of their own."""
+
+    def __init__(self, digits: int) -> None:
+        self.digits = digits
+
+    def __call__(self, function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return round(function(*args), self.digits)
+
+        return wrapper
+
+
+def test_what_a_decorator_of_another_module_holds_counts() -> None:
+    space = {"__name__": "elsewhere", "functools": functools}
+    exec(inspect.getsource(Rounding), space)
+    rounding = space["Rounding"]
+    assert read(rounding(1)(base)) == read(rounding(1)(base)) != read(rounding(2)(base))
+    assert read(scaled(2)(base)) == read(scaled(2)(base)) != read(scaled(3)(base))
+    assert not warned(rounding(1)(base))
+
+
+@contextlib.contextmanager
+def scaled(by: int):
+    yield by
+
+
+def test_places_count_by_where_they_are(tmp_path) -> None:
+    places = [perdure.open(tmp_path / "rome"), perdure.open(tmp_path / "turin")]
+    assert read(around(places[0])) == read(around(perdure.open(tmp_path / "rome"))) != read(around(places[1]))
+    assert not warned(around(places[0]))
+
+
+def test_connections_and_texts_in_memory_are_warned_of() -> None:
+    def holding(connection, text):
+        def f(x):
+            return connection, text, x
+
+        return f
+
+    first, second = warned(holding(sqlite3.connect(":memory:"), io.StringIO("text")))
+    assert "captures 'connection'" in first
+    assert "captures 'text'" in second
+
+
+def test_what_a_variable_is_set_to_later_is_warned_of() -> None:
+    client = None
+
+    def fetch(path):
+        return client, path
+
+    reading = captured(fetch)
+    reading()
+    client = Plain("a")
+    with pytest.warns(UserWarning, match="fetch captures 'client'"):
+        reading()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reading()
+
+
+def test_what_a_captured_function_ignores_is_ignored() -> None:
+    def make(run, client):
+        @perdure.cached("memory:captures", ignore=("run", "client"))
+        def fetch(x):
+            return run, client, x
+
+        def report(x):
+            return fetch(x)
+
+        return report
+
+    assert read(make("1", Plain("a"))) == read(make("2", Plain("b")))
+    assert not warned(make("1", Plain("a")))
+
+
+def test_dicts_with_functions_in_them_count_in_any_order() -> None:
+    assert read(around({"a": len, "b": max})) == read(around({"b": max, "a": len})) != read(around({"a": max, "b": len}))

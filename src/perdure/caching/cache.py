@@ -88,6 +88,11 @@ class Cache:
         return self._keys.name
 
     @property
+    def ignored(self) -> frozenset[str]:
+        """The parameters and captured variables that do not count."""
+        return self._keys.ignored
+
+    @property
     def place(self) -> str:
         """Where the values are, as a URL without secrets."""
         return self.opened().far.place

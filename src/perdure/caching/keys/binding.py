@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, cast
 from ...errors import UsageError, UsageTypeError
 from .hashing import digest
 from .layers import is_passed_over, layers_of
+from .objects import attributes_of, is_made_by_a_program, spell
 
 __all__ = [
     "OBJECT", "Binding", "Target", "checked_names", "collecting_names", "inwards", "positional_names", "signature_of",
@@ -264,11 +265,22 @@ def stands_for(function: Any, parameters: Iterable[Parameter], innermost: bool) 
         try:
             digest((default,))
         except UsageTypeError:
-            if not several or type(default) is object or _is_known_by_name(default):
-                found[name] = (default, Default(_told(default)))
+            if not several or _holds_nothing(default) or _is_known_by_name(default):
+                found[name] = (default, Default(_told(default) or (_mark(default) if several else None)))
         except Exception:  # of its own code: it is raised again by each call that needs it
             pass
     return found
+
+
+def _mark(value: Any) -> str | None:
+    kind = type(value)
+    return spell(kind) if kind is not object and _holds_nothing(value) else None
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Tell whether it is a mark, such as `object()`, that is like any other of its class."""
+    kind = type(value)
+    return kind in (object, type(NotImplemented)) or (is_made_by_a_program(kind) and not attributes_of(value, kind))
 
 
 def _is_known_by_name(value: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from operator import attrgetter, itemgetter, methodcaller
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, MethodWrapperType, ModuleType, NoneType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from ..warning import warn
 from . import layers as _layers
@@ -18,13 +18,11 @@ from .binding import target_of
 from .hashing import digest
 from .layers import Uses, is_container, is_fixed, is_passed_over, is_plain, is_tool, layers_of, module_of, name_in_module
 from .naming import is_anybodys, own_code_digest
-from .objects import is_found_by_name, is_made_by_a_program, spell
+from .objects import attributes_of, is_found_by_name, is_made_by_a_program, spell
+from .telling import Always, Met, Tell, in_order, leave, met_at, quietly
 from .types import SCALARS
 
 __all__ = ["captured", "captured_names", "told_as_captured", "told_of"]
-
-# Tells what a value is; it is given what was met before, which is not told twice: functions may capture themselves.
-_Tell: TypeAlias = Callable[[list[Any]], Any]
 
 _UNTOLD: Final = object()
 _UNUSED: Final = Uses(set(), set(), set(), set())
@@ -109,16 +107,6 @@ def told_as_captured(value: Any) -> Any:
     return None if tell is None else tell([])
 
 
-class _Met(list[Any]):
-    """What was met, and what no key could be made of."""
-
-    __slots__ = ("untold",)
-
-    def __init__(self, met: Iterable[Any]) -> None:
-        super().__init__(met)
-        self.untold: list[Any] = []
-
-
 class _Variables:
     """What a function, and those that it wraps, close over.
 
@@ -177,7 +165,7 @@ class _Variables:
         tell = None if is_plain(value) else _way_to_tell(value)
         if is_plain(value):
             self._constants.append((label, value))
-        elif isinstance(tell, _Always):
+        elif isinstance(tell, Always):
             self._constants.append((label, "()", tell.text))
         else:
             self.all.append(_Variable(name, label, CellType(value), _UNUSED, _UNTOLD, is_home))
@@ -191,7 +179,7 @@ class _Variables:
 
     def warn(self) -> None:
         """Say what does not count, as `captured` tells."""
-        met = _Met(self.layers)
+        met = Met(self.layers)
         for variable in self.all:
             met.untold.clear()
             variable.read([], met)
@@ -201,6 +189,7 @@ class _Variables:
                 value = met.untold[0]
                 holds = "" if value is variable.last[0] else "which holds "
                 self._say(variable.name, f"{holds}{_a(value)} of which no key can be made")
+            variable.say = self._say
 
     def _say(self, name: str, what: str) -> None:
         run = self.layers[-1]
@@ -220,17 +209,18 @@ def _a(value: Any) -> str:
 
 
 class _Variable:
-    __slots__ = ("_called", "_cell", "_label", "_read", "_stored", "is_home", "last", "name")
+    __slots__ = ("_called", "_cell", "_label", "_read", "_stored", "is_home", "last", "name", "say")
 
     def __init__(self, name: str, label: str, cell: CellType, uses: Uses, wrapped: Any, is_home: bool) -> None:
         self.name = name
         self.is_home = is_home
+        self.say: Callable[[str, str], None] | None = None
         self._label = label
         self._cell = cell
         self._called = name in uses.called
         self._stored = name in uses.stored
         self._read = name in uses.read
-        self.last: tuple[Any, _Tell | None] = (wrapped, None)  # of which the variables are among the others anyway
+        self.last: tuple[Any, Tell | None] = (wrapped, None)  # of which the variables are among the others anyway
 
     def read(self, held: list[Any], met: list[Any]) -> None:
         try:
@@ -242,11 +232,15 @@ class _Variable:
             return
         last, tell = self.last
         if last is not value:
-            tell = None if self._is_changed(value) else _way_to_tell(value)
-            if tell is not None and not self.is_home:
-                tell = _quietly(tell)
-            elif tell is None and self.is_home and not self._is_changed(value):
-                _leave(value, met)
+            changed = self._is_changed(value)
+            tell = None if changed else _way_to_tell(value)
+            if not self.is_home:
+                tell = tell or _by_attributes(value)
+                tell = None if tell is None else quietly(tell)
+            elif tell is None and not changed:
+                leave(value, met)
+                if self.say is not None and not is_tool(value):  # it was set after the function was decorated
+                    self.say(self.name, f"{_a(value)} of which no key can be made")
             self.last = (value, tell)
         if tell is not None:
             held += (f"{self._label}()", tell(met))
@@ -264,38 +258,10 @@ class _Variable:
         return (self._called and is_container(value)) or (self._stored and not is_fixed(value))
 
 
-def _quietly(tell: _Tell) -> _Tell:
-    """Forgets what no key could be made of."""
-
-    def quiet(met: list[Any]) -> Any:
-        before = [*met.untold] if isinstance(met, _Met) else []
-        told = tell(met)
-        if isinstance(met, _Met):
-            met.untold = before
-        return told
-
-    return quiet
-
-
-def _leave(value: Any, met: list[Any]) -> None:
-    if isinstance(met, _Met) and not is_tool(value):
-        met.untold.append(value)
-
-
 # ------------------------------------------------------------------------------------------------------- telling values
 
 
-class _Always:
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __call__(self, met: list[Any]) -> str:
-        return self.text
-
-
-def _way_to_tell(value: Any) -> _Tell | None:
+def _way_to_tell(value: Any) -> Tell | None:
     """What tells a value from others; None if nothing does."""
     try:
         return _told(value, type(value))
@@ -303,25 +269,27 @@ def _way_to_tell(value: Any) -> _Tell | None:
         return None
 
 
-def _told(value: Any, kind: type) -> _Tell | None:
+def _told(value: Any, kind: type) -> Tell | None:
     # Nothing here asks a value what its class is: one that stands for others may answer, or fail.
     if is_plain(value):
         return lambda met: ("plain", value)
     if issubclass(kind, ModuleType):
-        return _Always(f"{value.__name__}:")
-    if _layers.is_ours(value) and "__self__" in vars(value):
-        return _all_of(value, "method", (value.__func__, value.__self__))
+        return Always(f"{value.__name__}:")
+    if _layers.is_ours(value):
+        return _cached(value)
+    if str(kind.__module__).partition(".")[0] in ("perdure", "perdure_backends") and isinstance(value.place, str):
+        return Always(f"{kind.__qualname__} in {value.place}")
     if is_passed_over(value):
         return _way_to_tell(value.__wrapped__)
     if kind is FunctionType:
         return _function(value)
     if issubclass(kind, type) and is_found_by_name(value):
-        return _Always(name_in_module(value))
+        return Always(name_in_module(value))
     if kind in (BuiltinFunctionType, MethodWrapperType, MethodType):
         holder = value.__self__
         changes = kind is not MethodType and value.__name__ in _layers.CHANGING and is_container(holder)
         if changes or type(holder) in (ModuleType, NoneType) or _layers.is_of_a_module(value):
-            return _Always(name_in_module(value))
+            return Always(name_in_module(value))
         return _all_of(value, "method", (value.__func__ if kind is MethodType else value.__name__, holder))
     if kind in (staticmethod, classmethod):
         return _way_to_tell(value.__func__)
@@ -331,34 +299,53 @@ def _told(value: Any, kind: type) -> _Tell | None:
     if kind in (itemgetter, attrgetter, methodcaller):
         return _all_of(value, "operator", value.__reduce__())
     try:
-        return _Always(f"={digest((value,))}")
+        return Always(f"={digest((value,))}")
     except Exception:  # also errors of its own code
         return _of_what_has_no_key(value, kind)
 
 
-def _of_what_has_no_key(value: Any, kind: type) -> _Tell | None:
+def _of_what_has_no_key(value: Any, kind: type) -> Tell | None:
     if kind in (list, tuple):
         return _all_of(value, kind.__name__, value)
     if kind is dict:
-        return _all_of(value, "dict", [part for pair in value.items() for part in pair])
+        items = value.items() if not all(map(is_plain, value)) else sorted(value.items(), key=lambda item: in_order(item[0]))
+        return _all_of(value, "dict", [part for pair in items for part in pair])
     if len(layers_of(value)) > 1:
         return _function(value)
     if callable(value) and not is_made_by_a_program(kind) and hasattr(value, "__name__"):
-        return _Always(name_in_module(value))  # such as `str.upper` and `numpy.sin`
+        return Always(name_in_module(value))  # such as `str.upper` and `numpy.sin`
     return None
 
 
-def _met_at(value: Any, met: list[Any]) -> int | None:
-    return next((at for at, each in enumerate(met) if each is value), None)
+def _by_attributes(value: Any) -> Tell | None:
+    """What the attributes of a plain object tell, those aside of which no key can be made: such as `self` of a decorator."""
+    kind = type(value)
+    if is_tool(value) or not is_made_by_a_program(kind):
+        return None
+    try:
+        attributes = sorted(attributes_of(value, kind).items())
+    except Exception:  # of its own code
+        return None
+    return _all_of(value, spell(kind), [part for pair in attributes for part in pair])
 
 
-def _all_of(value: Any, kind: str, parts: Iterable[Any]) -> _Tell:
+def _cached(value: Any) -> Tell | None:
+    """A cached function: as what it runs, without what its own keys ignore."""
+    ignored = value.cache.ignored
+    if "__self__" in vars(value):
+        is_method = ignored.isdisjoint(("self", "cls"))
+        return _all_of(value, "method", (value.__func__, value.__self__)) if is_method else _way_to_tell(value.__func__)
+    run = value.__wrapped__
+    return _function(run, ignored) if type(run) is FunctionType and not is_passed_over(run) else _way_to_tell(run)
+
+
+def _all_of(value: Any, kind: str, parts: Iterable[Any]) -> Tell:
     """What a value consists of. Looked at when it is first asked for, as the parts may hold the value."""
     held = [*parts]
-    tells: list[_Tell | None] = []
+    tells: list[Tell | None] = []
 
     def tell(met: list[Any]) -> Any:
-        at = _met_at(value, met)
+        at = met_at(value, met)
         if at is not None:
             return ("again", at)
         met.append(value)
@@ -366,30 +353,30 @@ def _all_of(value: Any, kind: str, parts: Iterable[Any]) -> _Tell:
             tells[:] = map(_way_to_tell, held)
             for part, way in zip(held, tells, strict=True):
                 if way is None:
-                    _leave(part, met)
+                    leave(part, met)
         return (kind, *[None if each is None else each(met) for each in tells])
 
     return tell
 
 
-def _function(value: Any) -> _Tell:
+def _function(value: Any, ignored: Collection[str] = ()) -> Tell:
     """By its name, and what wraps it; with its code and what it captures, if there may be others of that name."""
     inner = layers_of(value)[-1]
     is_code = type(inner) is FunctionType
     by_code = is_code and is_anybodys(inner)
     if inner is value and not by_code:
-        return _Always(name_in_module(value))
+        return Always(name_in_module(value))
     name = name_in_module(inner) if is_code else ""
     code = own_code_digest(inner) if by_code else ""
     variables: list[_Variables] = []  # looked at when it is first asked for: its defaults may hold the function
 
     def tell(met: list[Any]) -> Any:
-        at = _met_at(value, met)
+        at = met_at(value, met)
         if at is not None:
             return ("again", at)
         met.append(value)
         if not variables:
-            variables.append(_Variables(value, defaults=by_code))
+            variables.append(_Variables(value, ignored, defaults=by_code))
         return (name, code, *variables[0].read(met))
 
     return tell

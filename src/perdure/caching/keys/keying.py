@@ -31,10 +31,12 @@ class Keys(NamedTuple):
     Attributes:
         name: The first segment of all of them.
         digest: The second one, from the arguments.
+        ignored: The names of what does not count.
     """
 
     name: str
     digest: _Key
+    ignored: frozenset[str]
 
 
 def keys_of(
@@ -69,8 +71,8 @@ def keys_of(
         held = "" if more is None else digest(more())
         _warn_of_another(name, target_of(function).function, held, binding.keyless if binding else {})
     if binding is not None:
-        return Keys(name, _by_arguments(function, binding, more))
-    return Keys(name, _by_result(cast("Callable[..., Any]", key), more))
+        return Keys(name, _by_arguments(function, binding, more), frozenset(ignore or ()))
+    return Keys(name, _by_result(cast("Callable[..., Any]", key), more), frozenset(ignore or ()))
 
 
 def _by_arguments(function: Any, binding: Binding | NestedBinding, more: Callable[[], tuple[Any, ...]] | None) -> _Key:

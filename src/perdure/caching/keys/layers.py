@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import MutableMapping, MutableSequence, MutableSet
 from functools import partial
+from io import BytesIO, StringIO
 from types import AsyncGeneratorType, BuiltinFunctionType, CodeType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any, Final, NamedTuple
 
@@ -39,8 +40,8 @@ CHANGING: Final = GIVING | {
 
 # Of these modules objects hold nothing on which a result could depend, or nothing that lasts.
 _TOOLS: Final = frozenset({
-    "_asyncio", "_contextvars", "_io", "_queue", "_socket", "_sqlite3", "_ssl", "_thread", "_weakref", "asyncio", "concurrent",
-    "contextvars", "io", "logging", "multiprocessing", "perdure", "perdure_backends", "queue", "selectors", "socket", "sqlite3",
+    "_asyncio", "_contextvars", "_io", "_queue", "_socket", "_ssl", "_thread", "_weakref", "asyncio", "concurrent",
+    "contextvars", "io", "logging", "multiprocessing", "perdure", "perdure_backends", "queue", "selectors", "socket",
     "ssl", "subprocess", "threading", "typing", "unittest", "weakref",
 })  # fmt: skip
 _STEPPED: Final = (GeneratorType, CoroutineType, AsyncGeneratorType)
@@ -81,8 +82,8 @@ def is_ours(value: Any) -> bool:
 
 
 def is_passed_over(value: Any) -> bool:
-    """Tell whether nothing of it counts but what it wraps."""
-    return type(value) is _CACHED_BY_PYTHON or is_ours(value)
+    """Tell whether nothing of it counts but what it wraps: a cache. What joblib's holds is another in each process."""
+    return type(value) is _CACHED_BY_PYTHON or is_ours(value) or type(value).__module__ == "joblib.memory"
 
 
 def module_of(value: Any) -> str:
@@ -253,4 +254,6 @@ def is_container(value: Any) -> bool:
 def is_tool(value: Any) -> bool:
     """Tell whether no result is likely to depend on what it holds."""
     kind = type(value)
+    if kind in (BytesIO, StringIO):
+        return False
     return kind is object or kind in _STEPPED or str(kind.__module__).partition(".")[0] in _TOOLS

@@ -257,12 +257,12 @@ def _source_of(code: CodeType, namespace: dict[str, Any]) -> str | None:
     if code not in parsed.codes:  # the file was edited after it was loaded, or what was loaded was not what it says
         return None
     if code.co_name == "<lambda>":
-        return _lambda_source(code, parsed.lambdas, text)
+        return _lambda_source(code, parsed.lambdas, lines)
     first = code.co_firstlineno
     return "".join(lines[first - 1 : parsed.ends[first]]) if first in parsed.ends else None
 
 
-def _lambda_source(code: CodeType, lambdas: list[ast.Lambda], text: str) -> str | None:
+def _lambda_source(code: CodeType, lambdas: list[ast.Lambda], lines: list[str]) -> str | None:
     """There may be several on one line: it is the smallest one in whose body all of the instructions are."""
     spans = [
         ((line, column), (end_line, end_column))
@@ -278,8 +278,13 @@ def _lambda_source(code: CodeType, lambdas: list[ast.Lambda], text: str) -> str 
         body: Any = node.body
         if (body.lineno, body.col_offset) <= first and last <= (body.end_lineno, body.end_col_offset):
             found = node
-    segment = ast.get_source_segment(text, found) if found else None
-    return segment and f"({segment})"  # so that it may have several lines
+    if found is None or found.end_lineno is None:
+        return None
+    # Columns count bytes. (`ast.get_source_segment` would split the whole file for each lambda.)
+    spanned = [line.encode() for line in lines[found.lineno - 1 : found.end_lineno]]
+    spanned[-1] = spanned[-1][: found.end_col_offset]
+    spanned[0] = spanned[0][found.col_offset :]
+    return f"({b''.join(spanned).decode()})"  # in brackets, so that it may have several lines
 
 
 def _tokens(source: str) -> list[str]:

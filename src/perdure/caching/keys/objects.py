@@ -243,7 +243,7 @@ def write_model(walk: Walk, value: Any) -> None:
 
 def write_logger(walk: Walk, value: Any) -> None:
     walk.parts.append(b"\xc1g")
-    walk.part(value.name, ".name", value)
+    walk.part("__main__" if value.name == "__mp_main__" else value.name, ".name", value)
 
 
 def write_own_key(walk: Walk, value: Any) -> None:
