@@ -1,4 +1,4 @@
-"""What the torture of the cache kills: `python cacher.py URL OPTIONS NAME`. It tells what it does, a line a step.
+"""What the torture of the cache kills: `python cacher.py use URL OPTIONS NAME`. It tells what it does, a line a step.
 
 All times are seconds of the clock that all processes of a machine share.
 """
@@ -99,5 +99,16 @@ def use(url: str, options: str, name: str) -> None:
         thread.join()
 
 
+def call_all(url: str, options: str, name: str) -> None:
+    """Call each once, and tell how long it took."""
+    given = json.loads(options)
+    del given["invalidate"]
+    work = cached_work(url, given, name)
+    for n in range(ARGUMENTS):
+        before = time.monotonic()
+        call(work, n)
+        say("took", name, time.monotonic() - before)
+
+
 if __name__ == "__main__":
-    use(*sys.argv[1:])
+    globals()[sys.argv[1]](*sys.argv[2:])
