@@ -299,9 +299,10 @@ def _method_of(wrapper: Any) -> Any:
 
 
 class _Method:
-    """A cached function in a class. It passes for a function with all who look for the attributes of one."""
+    """A cached function in a class. It passes for a function with all who look for the attributes of one.
 
-    bound: type[_Bound]
+    The class has no annotations: from Python 3.14 on they would pass for those of the function.
+    """
 
     def __init__(self, wrapper: Any) -> None:
         update_wrapper(self, wrapper.__wrapped__)
@@ -315,7 +316,10 @@ class _Method:
         return self.wrapper(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else self.bound(self, instance)
+        return self if instance is None else self._bound_to(instance)
+
+    def _bound_to(self, instance: Any) -> _Bound:
+        return _Bound(self, instance)
 
     def __getattr__(self, name: str) -> Any:
         if name in _OF_FUNCTIONS:
@@ -338,6 +342,9 @@ class _Method:
 
 
 class _AsyncMethod(_Method):
+    def _bound_to(self, instance: Any) -> _Bound:
+        return _AsyncBound(self, instance)
+
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return await self.wrapper(*args, **kwargs)
 
@@ -392,7 +399,6 @@ class _ClassMethod(classmethod):  # type: ignore[type-arg]
         return self.__func__.__get__(type(instance) if owner is None else owner)
 
 
-_Method.bound, _AsyncMethod.bound = _Bound, _AsyncBound
 for _class in (_Method, _AsyncMethod):
     # Among the names that stand in the body of a model, pydantic passes over functions, and over what comes from functools.
     _class.__module__ = "functools"
