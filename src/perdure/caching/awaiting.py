@@ -77,14 +77,17 @@ async def run_async(
         if flight.is_abandoned():
             await call(partial(withdraw, entries, path, flight.attempt))
             flights.leave(path, flight, None)
+            flight.attempt.over = True
             continue
         if not anew and (meanwhile := await call(partial(entries.meanwhile, path))) is not None:
+            needs.discard(flight.attempt)
             return entries.given(meanwhile)
         entries.counts.add("waits")
-        if not await _landed(flight, policy.wait):
+        landed = await _landed(flight, policy.wait)
+        needs.discard(flight.attempt)
+        if not landed:
             entries.counts.add("misses")
             return await factory()
-        needs.discard(flight.attempt)
         if not (anew or late) and flight.outcome is not None:
             return own(entries, flight.outcome, path)
         miss = Miss.FAILED if miss is Miss.FAILED else Miss.MISS

@@ -55,14 +55,17 @@ def run(entries: Entries, path: str, factory: Callable[[], Any], miss: Miss = Mi
         if flight.is_abandoned():
             withdraw(entries, path, flight.attempt)
             flights.leave(path, flight, None)
+            flight.attempt.over = True
             continue
         if not anew and (meanwhile := entries.meanwhile(path)) is not None:
+            needs.discard(flight.attempt)
             return entries.given(meanwhile)
         entries.counts.add("waits")
-        if not flight.wait(policy.wait):
+        landed = flight.wait(policy.wait)
+        needs.discard(flight.attempt)
+        if not landed:
             entries.counts.add("misses")
             return factory()
-        needs.discard(flight.attempt)
         if not (anew or late) and flight.outcome is not None:
             return own(entries, flight.outcome, path)
         miss = Miss.FAILED if miss is Miss.FAILED else Miss.MISS
