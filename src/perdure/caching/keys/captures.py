@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from ..warning import warn
 from . import layers as _layers
-from .binding import target_of
 from .hashing import digest
 from .layers import Uses, is_container, is_fixed, is_passed_over, is_plain, is_tool, layers_of, module_of, name_in_module
 from .naming import is_anybodys, own_code_digest
 from .objects import attributes_of, is_found_by_name, is_made_by_a_program, spell
+from .targets import target_of
 from .telling import Always, Met, Tell, in_order, leave, met_at, quietly
 from .types import SCALARS
 

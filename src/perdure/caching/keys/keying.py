@@ -10,11 +10,12 @@ from weakref import WeakValueDictionary
 
 from ...errors import UsageError, UsageTypeError
 from ..warning import warn
-from .binding import Binding, target_of
+from .binding import Binding
 from .captures import captured, captured_names
 from .hashing import RESULT_OF_KEY, digest
 from .naming import CODE, innermost, is_anybodys, is_same_code, name_of
 from .nesting import NestedBinding, binding_of
+from .targets import target_of
 
 __all__ = ["Keys", "keys_of"]
 

@@ -26,10 +26,10 @@ from typing import Any, Final, NamedTuple
 
 from ...errors import UsageError, UsageTypeError
 from ...keys import contains_unsafe_chars, replace_unsafe_chars
-from .binding import inwards, target_of
 from .hashing import digest
 from .layers import is_plain
 from .objects import main_stem
+from .targets import inwards, target_of
 
 __all__ = ["CODE", "code_digest", "innermost", "is_anybodys", "is_same_code", "name_of", "own_code_digest"]
 

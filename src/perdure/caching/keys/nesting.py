@@ -20,10 +20,9 @@ from .binding import (
     positional_names,
     signature_of,
     stands_for,
-    target_of,
-    telling,
     untold,
 )
+from .targets import target_of, telling
 
 __all__ = ["NestedBinding", "binding_of"]
 
