@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -159,6 +160,27 @@ def lines(child: subprocess.Popen[str]) -> Iterator[str]:
         if pipe is not None:
             pipe.close()
     assert not trouble, trouble
+
+
+def side_by_side(count: int, steps: Callable[[int], Iterable[object]]) -> None:
+    """Go through the steps of number 0 and so on, each in a thread, to the end or until one of them fails."""
+    troubles: list[BaseException] = []
+
+    def go(number: int) -> None:
+        try:
+            for _ in steps(number):
+                if troubles:
+                    return
+        except BaseException as trouble:
+            troubles.append(trouble)
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if troubles:
+        raise troubles[0]
 
 
 def patience() -> float:

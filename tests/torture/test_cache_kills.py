@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 from cacher import LEASE
-from ledger import ROUNDS, STUCK, lines, patience
+from ledger import ROUNDS, STUCK, lines, patience, side_by_side
 
 from perdure.codecs.entry import BARE
 from perdure.registry import open_backend
@@ -123,27 +122,15 @@ def test_killed_users_of_a_cache(kind: str, options: dict[str, Any], tmp_path: P
     url = {"file": str(tmp_path / "cache"), "sqlite": f"sqlite:///{tmp_path}/cache.db"}[kind]
     limit = options.get("max_items")
     histories = [History() for _ in range(USERS)]
-    troubles: list[BaseException] = []
 
-    def keep_killing(number: int) -> None:
-        try:
-            for life in range(KILLS):
-                name = f"user{number}.{life}"
-                _let_live_and_kill(url, options, name, histories[number])
-                if limit is not None:
-                    assert _how_many(url) <= limit * 1.1
-                if troubles:
-                    return
-        except BaseException as trouble:
-            troubles.append(trouble)
+    def keep_killing(number: int) -> Iterator[None]:
+        for life in range(KILLS):
+            _let_live_and_kill(url, options, f"user{number}.{life}", histories[number])
+            if limit is not None:
+                assert _how_many(url) <= limit * 1.1
+            yield
 
-    threads = [threading.Thread(target=keep_killing, args=(number,)) for number in range(USERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if troubles:
-        raise troubles[0]
+    side_by_side(USERS, keep_killing)
 
     told = History()
     for history in histories:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledger import PLACES, ROUNDS, STUCK, Ledger, Stopwatch, check_counter, lines, opened, start, value
+from ledger import PLACES, ROUNDS, STUCK, Ledger, Stopwatch, check_counter, lines, opened, side_by_side, start, value
 
 import perdure
 from perdure.protocol import Backend
@@ -25,24 +25,13 @@ def test_killed_writers_lose_nothing(kind: str, sync: str, tmp_path: Path) -> No
     where = tmp_path / "place"
     ledgers = [Ledger() for _ in range(WRITERS)]
     clock = Stopwatch()
-    troubles: list[BaseException] = []
 
-    def keep_killing(number: int) -> None:
-        try:
-            for life in range(1, KILLS + 1):
-                _let_live_and_kill(kind, sync, where, number, life, ledgers[number], clock)
-                if troubles:
-                    return
-        except BaseException as trouble:
-            troubles.append(trouble)
+    def keep_killing(number: int) -> Iterator[None]:
+        for life in range(1, KILLS + 1):
+            _let_live_and_kill(kind, sync, where, number, life, ledgers[number], clock)
+            yield
 
-    threads = [threading.Thread(target=keep_killing, args=(number,)) for number in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if troubles:
-        raise troubles[0]
+    side_by_side(WRITERS, keep_killing)
 
     with opened(kind, sync, where) as backend:
         for ledger in ledgers:

@@ -142,7 +142,7 @@ class Cache:
         Cost: a listing, and a delete for each value or for a thousand, as the place can. Raises `BackendError`.
         """
         entries = self.opened()
-        entries.flights.void(self._start)
+        entries.flights.void_all(self._start)
         return _remove(entries, list(entries.far.keys(self._start)))
 
     def prune(self) -> int:

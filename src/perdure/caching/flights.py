@@ -157,11 +157,17 @@ class Flights:
         """The flight of a key: `mine`, and then the caller has to compute, unless there is one."""
         return self._flights.setdefault(path, mine)
 
-    def void(self, start: str) -> None:
-        """Let nobody have what is being computed for this key, or for those that begin so where it ends with `/`."""
-        for path, flight in list(self._flights.items()):
-            if path == start or (start.endswith("/") and path.startswith(start)):
-                flight.attempt.void = flight.attempt.closed = True
+    def void(self, path: str) -> None:
+        """Let nobody have what is being computed for this key, besides those who wait for it already."""
+        flight = self._flights.get(path)
+        if flight is not None:
+            flight.attempt.void = flight.attempt.closed = True
+
+    def void_all(self, start: str) -> None:
+        """The same for all keys that begin so."""
+        for path in list(self._flights):
+            if path.startswith(start):
+                self.void(path)
 
     def leave(self, path: str, mine: Flight, outcome: Outcome | None) -> None:
         """End a flight, if it has begun: the next who asks begins a new one, and who waits does so where this one failed."""

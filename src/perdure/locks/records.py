@@ -77,7 +77,7 @@ class Records:
         why = self.backend.forgets(self.key)
         if why:
             self.close()
-            hint = f"Give it a place of its own that keeps everything; Bounded may be told to, by only=, of {self.key!r:.300}."
+            hint = f"Give it a place of its own that keeps everything. Of a Bounded, let only= be false for {self.key!r:.300}."
             text = f"a {kind} without its record is free for anybody, and this place may lose it: {why}"
             raise UsageError(text, key=self.key, place=self.place, hint=hint)
 

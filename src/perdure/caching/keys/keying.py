@@ -57,7 +57,7 @@ def keys_of(
         UsageError, UsageTypeError: It is no function whose results can be told apart, or an option does not fit it.
     """
     name = name_of(function, version)
-    variables = captured_names(function)
+    variables = captured_names(function) if ignore else frozenset()
     binding: Binding | NestedBinding | None = None
     if key is None:
         binding = binding_of(function, ignore, variables)
